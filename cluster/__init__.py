@@ -1,0 +1,1 @@
+"""Devices of a node or a Ray cluster: probing, allocation, CPU sets, membership."""

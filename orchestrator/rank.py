@@ -1,0 +1,214 @@
+"""The rank's side of the contract: what a training script tells its supervisor.
+
+Standard library only, and without effect outside muster, so a script that uses it also
+runs alone. Environment: see `Rank.from_env`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from orchestrator.heartbeat import HeartbeatWriter
+
+EXIT_DONE = 0
+EXIT_USAGE = 64
+EXIT_DATA = 65
+EXIT_NO_INPUT = 66
+EXIT_RETRY = 75
+EXIT_CONFIG = 78
+USER_EXITS = frozenset({EXIT_USAGE, EXIT_DATA, EXIT_NO_INPUT, EXIT_CONFIG})
+"""Exit codes of sysexits.h that mean a mistake of the user: never retried."""
+
+_MESSAGE_LIMIT = 16_384
+
+
+class Rank:
+    """One rank of a job: who it is, where to resume from, and its voice.
+
+    Outside muster `active` is False, `rank` 0 of `size` 1, and every method does nothing.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        get = environment.get
+        self.active = bool(get("MUSTER_JOB"))
+        self.job = get("MUSTER_JOB", "")
+        self.attempt = int(get("MUSTER_ATTEMPT") or 0)
+        self.rank = int(get("RANK_ID") or 0)
+        self.size = int(get("RANK_SIZE") or 1)
+        self.local_rank = int(get("LOCAL_RANK") or 0)
+        self.backend = get("MUSTER_BACKEND", "")
+        self.run_dir = _path(get("MUSTER_RUN_DIR"))
+        self.resume_from = _path(get("MUSTER_RESUME_FROM"))
+        checkpoint = json.loads(get("MUSTER_CHECKPOINT") or "{}")
+        self.checkpoint_dir = _path(checkpoint.get("directory"))
+        self.checkpoint_every: int | None = checkpoint.get("every_steps")
+        self._error_file = _path(get("MUSTER_ERROR_FILE"))
+        heartbeat = get("MUSTER_HEARTBEAT")
+        self._heartbeat = HeartbeatWriter(heartbeat) if self.active and heartbeat else None
+
+    @classmethod
+    def from_env(cls) -> Rank:
+        """Read the contract's variables and report uncaught exceptions from here on.
+
+        RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
+        MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
+        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps);
+        MUSTER_HEARTBEAT and MUSTER_ERROR_FILE (paths).
+        """
+        rank = cls(dict(os.environ))
+        if rank.active:
+            rank._hook_exceptions()
+        return rank
+
+    def phase(self, name: str) -> None:
+        """Say what the rank does now: a name of `orchestrator.heartbeat.PHASES`."""
+        if self._heartbeat:
+            self._heartbeat.phase(name)
+
+    def step(
+        self, step: int, *, loss: float = math.nan, images: int = 0, total: int | None = None
+    ) -> None:
+        """Report that global step `step` (from 1) is finished: this is the heartbeat.
+
+        `images` were consumed by this rank in it; `total` is the job's last step, if known.
+        """
+        if self._heartbeat:
+            self._heartbeat.step(step, loss, images, total)
+
+    def checkpoint(self, directory: str | os.PathLike[str], step: int) -> None:
+        """Report a finished checkpoint: `directory` is complete and has its final name."""
+        if self._heartbeat:
+            if not Path(directory).is_dir():
+                raise ValueError(f"checkpoint {directory} is not a directory")
+            self._heartbeat.checkpoint(step)
+
+    def resumed(
+        self,
+        *,
+        step: int,
+        digest: str,
+        learning_rate: float | None = None,
+        next_samples: Sequence[int] = (),
+    ) -> None:
+        """Report what was loaded: the resume proof, compared over all ranks.
+
+        `digest` is the sha256 of the checkpoint's MANIFEST.json, `next_samples` the ids of
+        the next samples this rank will train on.
+        """
+        self._leave_record(
+            "resumed",
+            {
+                "rank": self.rank,
+                "step": step,
+                "digest": digest,
+                "learning_rate": learning_rate,
+                "next_samples": list(next_samples),
+            },
+        )
+
+    def unusable(self, directory: str | os.PathLike[str], reason: str) -> NoReturn:
+        """Report that the checkpoint given cannot be loaded, and leave; another is tried."""
+        raise CheckpointUnusable(os.fspath(directory), reason)
+
+    def done(self) -> None:
+        """Report success: what happens to the process after this is no failure."""
+        if self._heartbeat:
+            self._heartbeat.done()
+
+    def error(
+        self,
+        kind: type[BaseException],
+        value: BaseException,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the error file: type, message, traceback, and the code the rank leaves with."""
+        code = exit_code_of(value)
+        if code == EXIT_DONE:
+            return
+        self._leave_record(
+            None,
+            {
+                "rank": self.rank,
+                "type": kind.__name__,
+                "message": str(value)[:_MESSAGE_LIMIT],
+                "traceback": "".join(traceback.format_exception(kind, value, trace))[
+                    -_MESSAGE_LIMIT:
+                ],
+                "code": code,
+                "errno": getattr(value, "errno", None) if isinstance(value, OSError) else None,
+                "checkpoint": getattr(value, "directory", None)
+                if isinstance(value, CheckpointUnusable)
+                else None,
+                "monotonic": time.monotonic(),
+            },
+        )
+        if self._heartbeat:
+            self._heartbeat.failed()
+
+    def _leave_record(self, suffix: str | None, record: dict[str, Any]) -> None:
+        """Write a small JSON beside the error file, whole or not at all."""
+        if self._error_file is None:
+            return
+        target = self._error_file
+        if suffix is not None:
+            target = target.with_suffix(f".{suffix}.json")
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with open(aside, "w", encoding="utf-8") as file:
+                json.dump(record, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, target)
+        except OSError as error:
+            # The record is evidence, not the work: a full disk must not hide the first error.
+            print(f"muster: could not write {target}: {error}", file=sys.stderr)
+
+    def _hook_exceptions(self) -> None:
+        previous = sys.excepthook
+
+        def hook(
+            kind: type[BaseException], value: BaseException, trace: TracebackType | None
+        ) -> None:
+            self.error(kind, value, trace)
+            previous(kind, value, trace)
+
+        sys.excepthook = hook
+
+
+class CheckpointUnusable(RuntimeError):
+    """The checkpoint that the rank was told to resume from cannot be loaded."""
+
+    def __init__(self, directory: str, reason: str) -> None:
+        super().__init__(directory, reason)
+        self.directory = directory
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.directory} cannot be loaded: {self.reason}"
+
+
+def exit_code_of(value: BaseException) -> int:
+    """The exit code that an exception ends a Python process with.
+
+    An exception may carry its own as an integer attribute `exit_code`
+    (`orchestrator.entry` honours it).
+    """
+    if isinstance(value, SystemExit):
+        if value.code is None:
+            return EXIT_DONE
+        return value.code if isinstance(value.code, int) else 1
+    own = getattr(value, "exit_code", None)
+    return own if isinstance(own, int) else 1
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
