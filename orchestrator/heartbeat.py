@@ -26,6 +26,7 @@ _SEQUENCE_OFFSET = 8
 # flags, phase, step, steps_total, first_step, images, checkpoint_step,
 # beat_at, step_at, step_seconds, loss, first_step_at, phase_at, one entry time a phase
 _BODY = struct.Struct(f"<IIqqqqq6d{len(PHASES)}d")
+_FLAGS = struct.Struct("<I")
 RECORD_SIZE = _HEAD.size + _BODY.size
 
 _DONE = 1
@@ -118,11 +119,6 @@ class HeartbeatWriter:
         self._flags |= _DONE
         self._write(time.monotonic())
 
-    def failed(self) -> None:
-        """Record that the rank is on its way out with an error."""
-        self._flags |= _FAILED
-        self._write(time.monotonic())
-
     def _write(self, now: float) -> None:
         self._sequence += 1
         _SEQUENCE.pack_into(self._map, _SEQUENCE_OFFSET, self._sequence)
@@ -146,6 +142,29 @@ class HeartbeatWriter:
         )
         self._sequence += 1
         _SEQUENCE.pack_into(self._map, _SEQUENCE_OFFSET, self._sequence)
+
+
+def mark_failed(path: str | os.PathLike[str]) -> None:
+    """Note in a rank's record, if it has one, that it is on its way out with an error.
+
+    A rank that raised may need a minute to leave (its communication library waits for
+    peers), so its supervisor must not have to wait for the exit.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(descriptor).st_size < RECORD_SIZE:
+            return
+        with mmap.mmap(descriptor, RECORD_SIZE) as record:
+            (flags,) = _FLAGS.unpack_from(record, _HEAD.size)
+            (sequence,) = _SEQUENCE.unpack_from(record, _SEQUENCE_OFFSET)
+            _SEQUENCE.pack_into(record, _SEQUENCE_OFFSET, sequence + 1)
+            _FLAGS.pack_into(record, _HEAD.size, flags | _FAILED)
+            _SEQUENCE.pack_into(record, _SEQUENCE_OFFSET, sequence + 2)
+    finally:
+        os.close(descriptor)
 
 
 def read_heartbeat(path: str | os.PathLike[str]) -> Heartbeat | None:

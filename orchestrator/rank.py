@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from orchestrator.heartbeat import HeartbeatWriter
+from orchestrator.heartbeat import HeartbeatWriter, mark_failed
+from orchestrator.layout import RunDirectory, write_bytes
 
 EXIT_DONE = 0
 EXIT_USAGE = 64
@@ -52,8 +53,8 @@ class Rank:
         self.checkpoint_dir = _path(checkpoint.get("directory"))
         self.checkpoint_every: int | None = checkpoint.get("every_steps")
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
-        heartbeat = get("MUSTER_HEARTBEAT")
-        self._heartbeat = HeartbeatWriter(heartbeat) if self.active and heartbeat else None
+        self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
+        self._heartbeat: HeartbeatWriter | None = None
 
     @classmethod
     def from_env(cls) -> Rank:
@@ -67,6 +68,8 @@ class Rank:
         rank = cls(dict(os.environ))
         if rank.active:
             rank._hook_exceptions()
+            if rank._heartbeat_file:
+                rank._heartbeat = HeartbeatWriter(rank._heartbeat_file)
         return rank
 
     def phase(self, name: str) -> None:
@@ -119,6 +122,17 @@ class Rank:
         """Report that the checkpoint given cannot be loaded, and leave; another is tried."""
         raise CheckpointUnusable(os.fspath(directory), reason)
 
+    def report(self, name: str, text: str) -> None:
+        """Leave a short text (a table of results) that is shown at the end of the run.
+
+        `name` becomes a file name: letters, digits, `-` and `_` (ValueError otherwise).
+        """
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"report name {name!r}: letters, digits, - and _ are allowed")
+        if self.run_dir is not None:
+            reports = RunDirectory(self.run_dir).attempt(self.attempt).reports
+            write_bytes(reports / f"{name}.txt", text.encode())
+
     def done(self) -> None:
         """Report success: what happens to the process after this is no failure."""
         if self._heartbeat:
@@ -151,8 +165,8 @@ class Rank:
                 "monotonic": time.monotonic(),
             },
         )
-        if self._heartbeat:
-            self._heartbeat.failed()
+        if self._heartbeat_file:
+            mark_failed(self._heartbeat_file)
 
     def _leave_record(self, suffix: str | None, record: dict[str, Any]) -> None:
         """Write a small JSON beside the error file, whole or not at all."""
@@ -161,13 +175,8 @@ class Rank:
         target = self._error_file
         if suffix is not None:
             target = target.with_suffix(f".{suffix}.json")
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            with open(aside, "w", encoding="utf-8") as file:
-                json.dump(record, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, target)
+            write_bytes(target, json.dumps(record).encode())
         except OSError as error:
             # The record is evidence, not the work: a full disk must not hide the first error.
             print(f"muster: could not write {target}: {error}", file=sys.stderr)

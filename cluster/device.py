@@ -1,0 +1,59 @@
+"""What a cluster has: devices, nodes and the inventory of both. Values only."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from cluster.cpu import CpuBudget
+
+
+class DeviceKind(enum.Enum):
+    """What a rank runs on; the values are the words of a job file."""
+
+    ASCEND = "ascend"
+    GPU = "gpu"
+    CPU = "cpu"
+
+    @property
+    def has_rank_table(self) -> bool:
+        """Whether ranks on this device can find each other by a rank table."""
+        return self is DeviceKind.ASCEND
+
+    @property
+    def is_slot(self) -> bool:
+        """True when a node offers as many of them as are asked for: no hardware is counted."""
+        return self is DeviceKind.CPU
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of one node; `index` is its physical id there."""
+
+    kind: DeviceKind
+    node: str
+    index: int
+    label: str = ""
+    numa: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The device's name within the cluster, e.g. `node-0/ascend:3`: what gets barred."""
+        return f"{self.node}/{self.kind.value}:{self.index}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine. CPU slots are not listed in `devices`: they are made when allocated."""
+
+    name: str
+    address: str
+    cpus: CpuBudget
+    devices: tuple[Device, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The nodes that can be given work, in any order."""
+
+    nodes: tuple[Node, ...]

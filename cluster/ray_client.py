@@ -1,0 +1,254 @@
+"""The controller's end of `python -m cluster.ray_node`: typed, never blocking unless asked to.
+
+Put `fileno()` into an event loop and call `poll()` when it is readable. When the controller
+dies, even by SIGKILL, the program notices and takes Ray away. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.detach import package_path
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to start on a node: `argv` with exactly `env`, in `cwd`, output appended to `log`."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    log: str
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process for ever: `start_time` in clock ticks since the boot named by `boot_id`."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A supervisor runs. `seconds` names what the start took its time for."""
+
+    node: str
+    address: str
+    node_id: str
+    supervisor: ProcessId
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A start failed; another may be tried."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class RayLost:
+    """Ray died and was cleared away; supervisors live on. The next start brings up another."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class RayMember:
+    """One node of the Ray cluster."""
+
+    node_id: str
+    name: str
+    address: str
+    alive: bool
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Members:
+    """The answer to `ask_members`; empty while there is no Ray."""
+
+    nodes: tuple[RayMember, ...]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The program has ended; nothing more will come."""
+
+
+Event = Ready | Failed | RayLost | Members | Closed
+
+
+class RayFailed(RuntimeError):
+    """Ray, or the first supervisor, could not be started; the message says why."""
+
+
+class RayNode:
+    """A private Ray and the program that keeps it. Made by `RayNode.start`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._process = process
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
+        self._buffer = b""
+        self._waiting: list[Event] = []
+        self._closed = False
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        temp_dir: str,
+        job: str,
+        bundles: Sequence[Mapping[str, float]],
+        num_cpus: int,
+        start: Start,
+        log: str | os.PathLike[str],
+        namespace: str = "muster",
+    ) -> RayNode:
+        """Spawn the program and ask it for Ray and a first supervisor; returns at once.
+
+        `temp_dir` must be short (Ray puts Unix sockets there), and absent or empty: it is
+        removed at the end. `log` gets what the program and Ray print.
+        """
+        with open(log, "ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cluster.ray_node"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": package_path()},
+            )
+        node = cls(process)
+        node._send(
+            {
+                "temp_dir": temp_dir,
+                "job": job,
+                "namespace": namespace,
+                "bundles": [dict(bundle) for bundle in bundles],
+                "num_cpus": num_cpus,
+                "start": _plain(start),
+            }
+        )
+        return node
+
+    @property
+    def pid(self) -> int:
+        """The program's pid."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `poll` has something."""
+        return self._stdout.fileno()
+
+    def ready(self, timeout: float) -> Ready:
+        """Wait up to `timeout` seconds for a supervisor; other events are kept for `poll`.
+
+        Raises RayFailed when the start fails or the program ends, TimeoutError otherwise.
+        """
+        deadline = time.monotonic() + timeout
+        others: list[Event] = []
+        try:
+            while True:
+                while self._waiting:
+                    event = self._waiting.pop(0)
+                    if isinstance(event, Ready):
+                        return event
+                    if isinstance(event, Failed):
+                        raise RayFailed(event.reason)
+                    others.append(event)
+                    if isinstance(event, Closed):
+                        raise RayFailed("the Ray keeper ended; its log says why")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"Ray was not ready within {timeout:g} s")
+                select.select([self], [], [], left)
+                self._receive()
+        finally:
+            self._waiting[:0] = others
+
+    def start_supervisor(self, start: Start) -> None:
+        """Ask for another supervisor; answered by Ready or Failed."""
+        self._send({"do": "start", "start": _plain(start)})
+
+    def ask_members(self) -> None:
+        """Ask for the cluster's nodes; answered by Members."""
+        self._send({"do": "nodes"})
+
+    def poll(self) -> tuple[Event, ...]:
+        """What has happened since the last call; never waits."""
+        self._receive()
+        events, self._waiting = tuple(self._waiting), []
+        return events
+
+    def close(self, timeout: float = 15.0) -> None:
+        """Take Ray down and wait for the program to end. Supervisors live on.
+
+        Raises TimeoutError after `timeout` seconds; the program then goes on ending.
+        """
+        self._send({"do": "stop"})
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"Ray was not down after {timeout:g} s") from None
+        finally:
+            self._receive()
+        self._stdout.close()
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        # That the program is gone is told by Closed.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stdin.write(json.dumps(request).encode() + b"\n")
+            self._stdin.flush()
+
+    def _receive(self) -> None:
+        while not self._closed:
+            try:
+                data = os.read(self._stdout.fileno(), 1 << 16)
+            except BlockingIOError:
+                return
+            *lines, self._buffer = (self._buffer + data).split(b"\n")
+            self._waiting += [_event(json.loads(line)) for line in lines if line]
+            if not data:
+                self._closed = True
+                self._waiting.append(Closed())
+
+
+def _plain(start: Start) -> dict[str, Any]:
+    return {**asdict(start), "argv": list(start.argv), "env": dict(start.env)}
+
+
+def _event(raw: Mapping[str, Any]) -> Event:
+    match raw["event"]:
+        case "ready":
+            return Ready(
+                node=raw["node"],
+                address=raw["address"],
+                node_id=raw["node_id"],
+                supervisor=ProcessId(**raw["supervisor"]),
+                seconds=raw["seconds"],
+            )
+        case "failed":
+            return Failed(raw["reason"])
+        case "ray_lost":
+            return RayLost(raw["reason"])
+        case "nodes":
+            return Members(tuple(RayMember(**node) for node in raw["nodes"]))
+        case other:
+            raise ValueError(f"unknown event {other!r}")

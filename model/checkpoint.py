@@ -1,0 +1,248 @@
+"""Checkpoints: directories that are complete or not there at all.
+
+`step-00000040/` holds `model.ckpt` (every parameter, momentum and rank 0's statistics, under the
+original's names), `rank-K.ckpt` (the batch-normalisation statistics of rank K > 0, which each
+rank has its own of), `state.json`, and `MANIFEST.json` with size and sha256 of the others.
+
+All ranks write into one directory aside, whose name holds the attempt; each part appears under
+its name only when it is whole and on disk. Rank 0 waits for all, writes the manifest and renames
+the directory: a kill at any moment leaves the earlier checkpoints and at most a directory aside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, nn
+
+FORMAT = 1
+MODEL = "model.ckpt"
+STATE = "state.json"
+MANIFEST = "MANIFEST.json"
+STATISTICS = (".moving_mean", ".moving_variance")
+WAIT_SECONDS = 600.0
+
+_ASIDE = re.compile(r"\.step-\d{8}\.attempt-(\d+)\.tmp$")
+_POLL_SECONDS = 0.02
+_BLOCK = 1 << 20
+
+
+def part_of(rank: int) -> str:
+    """The file that holds one rank's share of a checkpoint."""
+    return MODEL if rank == 0 else f"rank-{rank}.ckpt"
+
+
+def parts_of(world_size: int) -> list[str]:
+    """Every file of a checkpoint but the manifest."""
+    return [*(part_of(rank) for rank in range(world_size)), STATE]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What state.json holds: where the run stands after `step`, and what it depends on.
+
+    `epoch` and `batch` are those of the next batch, both from 0; `next_step` is the global index
+    from 0 that the data pipeline continues with. `categories` are rows of index, id and name.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    next_step: int
+    seed: int
+    learning_rate: float
+    loss_scale: dict[str, Any]
+    categories: list[dict[str, Any]]
+    configuration: str
+    world_size: int
+    threads: str
+    backend: str
+    mindspore: str
+
+    def differences(self, other: TrainingState) -> list[str]:
+        """In which of the things that exactness depends on `other` is not like this state."""
+        names = ("seed", "configuration", "threads", "backend", "mindspore")
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
+        return [f"{name}: {mine} then, {its} now" for name, mine, its in pairs if mine != its]
+
+
+@dataclass(frozen=True)
+class CheckpointWriter:
+    """One rank's hand in writing checkpoints below `directory`."""
+
+    directory: Path
+    rank: int
+    world_size: int
+    attempt: int
+    wait_seconds: float = WAIT_SECONDS
+
+    def clear_leftovers(self) -> None:
+        """Remove what this or an earlier attempt left unfinished; rank 0, before the first step."""
+        if self.rank or not self.directory.is_dir():
+            return
+        for entry in self.directory.iterdir():
+            match = _ASIDE.match(entry.name)
+            if match and int(match[1]) <= self.attempt:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def save(self, network: nn.Cell, state: TrainingState) -> Path:
+        """Write the checkpoint of `state.step`; returns once it has its final name.
+
+        Every rank calls this after the same step. Raises FloatingPointError if a parameter is not
+        finite (such a state is of no use to anybody), OSError with its errno if the disk is full,
+        TimeoutError that names the missing ranks.
+        """
+        final = self.directory / f"step-{state.step:08d}"
+        aside = self.directory / f".step-{state.step:08d}.attempt-{self.attempt:03d}.tmp"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(exist_ok=True)
+        parameters = list(network.get_parameters())
+        if self.rank:
+            parameters = statistics_of(parameters)
+        write_part(aside, part_of(self.rank), parameters)
+        if self.rank:
+            self._await(lambda: final.is_dir() and not aside.is_dir(), lambda: [0])
+            return final
+        write_json(aside / STATE, asdict(state))
+        self._await(lambda: not _missing(aside, self.world_size),
+                    lambda: _missing(aside, self.world_size))  # fmt: skip
+        write_manifest(aside, state.step, self.world_size)
+        _publish(aside, final)
+        return final
+
+    def _await(self, reached: Callable[[], bool], missing: Callable[[], list[int]]) -> None:
+        deadline = time.monotonic() + self.wait_seconds
+        while not reached():
+            if time.monotonic() > deadline:
+                ranks = ", ".join(map(str, missing()))
+                raise TimeoutError(
+                    f"rank {self.rank} waited {self.wait_seconds:g} s for the checkpoint part of "
+                    f"rank {ranks} in {self.directory}"
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+def statistics_of(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Those parameters that differ between ranks: batch normalisation's moving statistics."""
+    return [parameter for parameter in parameters if parameter.name.endswith(STATISTICS)]
+
+
+def write_part(directory: Path, name: str, parameters: Sequence[Parameter]) -> None:
+    """Write a MindSpore checkpoint file that appears under `name` whole and on disk, or not.
+
+    Raises FloatingPointError for a parameter that is not finite, OSError (ENOSPC, ...).
+    """
+    for parameter in parameters:
+        if not np.isfinite(parameter.asnumpy()).all():
+            raise FloatingPointError(f"{parameter.name} is not finite: no checkpoint is written")
+    partial = directory / f".{Path(name).stem}.partial.ckpt"
+    rows = [{"name": parameter.name, "data": parameter} for parameter in parameters]
+    try:
+        ms.save_checkpoint(rows, str(partial))
+        # MindSpore only logs a failed rename; and a file nobody else may read is of little use.
+        expected = sum(parameter.nbytes for parameter in parameters)
+        if not partial.is_file() or partial.stat().st_size < expected:
+            raise OSError(errno.EIO, "MindSpore left no whole file", str(partial))
+        partial.chmod(0o644)
+        _sync(partial)
+        os.rename(partial, directory / name)
+    except BaseException:
+        for leftover in (partial, partial.with_suffix(".tmp")):
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears whole and on disk, or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def write_manifest(directory: Path, step: int, world_size: int) -> None:
+    """Write MANIFEST.json for the parts that lie in `directory`."""
+    files = {}
+    for name in parts_of(world_size):
+        size, digest = measure(directory / name)
+        files[name] = {"size": size, "sha256": digest}
+    manifest = {"format": FORMAT, "step": step, "world_size": world_size, "files": files}
+    write_json(directory / MANIFEST, manifest)
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """Size in bytes and sha256 of a file."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            digest.update(block)
+    return size, digest.hexdigest()
+
+
+def link_original_name(checkpoint: Path, folder: Path, epoch: int, step: int) -> Path:
+    """Give `model.ckpt` the original's name below `folder`: `0-EPOCH_STEP.ckpt`, EPOCH from 1.
+
+    A hard link (a symbolic one across file systems). Earlier links whose checkpoint has been
+    deleted go: they would hold the space that deleting it was to free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("0-*_*.ckpt"):
+        if not old.exists() or (not old.is_symlink() and old.stat().st_nlink == 1):
+            old.unlink(missing_ok=True)
+    link = folder / f"0-{epoch}_{step}.ckpt"
+    link.unlink(missing_ok=True)
+    source = checkpoint / MODEL
+    try:
+        os.link(source, link)
+    except OSError:
+        link.symlink_to(source.resolve())
+    return link
+
+
+def _missing(aside: Path, world_size: int) -> list[int]:
+    return [rank for rank in range(world_size) if not (aside / part_of(rank)).is_file()]
+
+
+def _publish(aside: Path, final: Path) -> None:
+    """Give a complete directory its final name, durably."""
+    _sync(aside)
+    if final.exists():
+        # A run that fell back past this step has reached it again: the new one is wanted.
+        replaced = aside.with_name(aside.name.replace(".tmp", ".replaced.tmp"))
+        os.rename(final, replaced)
+        os.rename(aside, final)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        os.rename(aside, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,349 @@
+"""The configuration of training and evaluation: one typed, frozen value from `--name=value`.
+
+Names and defaults are those of the original's default_config.yaml (its /cache paths are empty
+here), followed by our own. Every mistake is told at once. Plain values, no MindSpore.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+from model.architecture import STRIDES, Architecture
+
+SCHEDULERS = (
+    "exponential",
+    "cosine_annealing",
+    "cosine_annealing_V2",
+    "cosine_annealing_sample",
+)
+TARGETS = ("Ascend", "GPU", "CPU")
+Integers = tuple[int, ...]
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done; `problems` lists every mistake found."""
+
+    exit_code = 64
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    choices: Sequence[Any] = (),
+    low: float = -math.inf,
+    above: float = -math.inf,
+    high: float = math.inf,
+    graph: bool = True,
+) -> Any:
+    """One row of the table of parameters.
+
+    The value lies in `choices` or in [low, high] and above `above`. `graph=False` says that it
+    changes neither the compiled graph nor the course of training: paths, intervals, logging.
+    """
+    limits = {"choices": tuple(choices), "low": low, "above": above, "high": high}
+    return field(default=default, metadata={"meaning": meaning, "graph": graph, **limits})
+
+
+def path(meaning: str, default: str = "") -> Any:
+    """A row whose value is a path or a name of a file."""
+    return option(default, meaning, graph=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every parameter of the trainer, of evaluation and of their helpers."""
+
+    # Platform
+    device_target: str = option("Ascend", "device, where muster does not say", choices=TARGETS)
+    device_id: int = option(0, "device to run alone on", low=0, graph=False)
+    is_distributed: bool = option(True, "train on all ranks (muster sets how many)", graph=False)
+    rank: int = option(0, "taken from the environment", low=0, graph=False)
+    group_size: int = option(1, "taken from the environment", low=1, graph=False)
+    bind_cpu: bool = option(True, "muster binds ranks to CPUs", graph=False)
+    device_num: int = option(8, "devices per server (muster knows)", low=1, graph=False)
+    need_profiler: bool = option(False, "profile the first steps", graph=False)
+    enable_modelarts: bool = option(False, "ModelArts is not supported", graph=False)
+    need_modelarts_dataset_unzip: bool = option(True, "ModelArts only", graph=False)
+    modelarts_dataset_unzip_name: str = path("ModelArts only", "coco2014")
+    data_url: str = path("ModelArts only")
+    train_url: str = path("ModelArts only")
+    checkpoint_url: str = path("ModelArts only")
+    data_path: str = path("ModelArts only")
+    output_path: str = path("ModelArts only")
+    load_path: str = path("ModelArts only")
+
+    # Data
+    data_dir: str = path("folder with train2017, val2017 and annotations")
+    per_batch_size: int = option(32, "images per rank and step", low=1)
+    training_shape: int | None = option(None, "one fixed side of the input; empty: multi-scale")
+    multi_scale: Integers = option(tuple(range(320, 609, 32)), "sides to draw from", low=1)
+    resize_rate: int = option(1, "batches of one size in multi-scale training", low=1)
+    max_box: int = option(50, "boxes per image", low=1)
+    hue: float = option(0.1, "largest shift of hue", low=0)
+    saturation: float = option(1.5, "largest factor of saturation", low=1)
+    value: float = option(1.5, "largest factor of brightness", low=1)
+    jitter: float = option(0.3, "change of aspect", low=0, high=0.99)
+
+    # Network
+    pretrained_backbone: str = path("checkpoint of Res2Net50 to start from")
+    resume_yolov3: str = path("checkpoint of weights to fine-tune from")
+    num_classes: int | None = option(None, "classes; empty: as many as the data has", low=1)
+    out_channel: int | None = option(None, "channels of a head: 3 * (classes + 5)", low=18)
+    backbone_input_shape: Integers = option((32, 64, 128, 256, 512), "not used by Res2Net")
+    backbone_layers: Integers = option((1, 2, 8, 8, 4), "not used by Res2Net")
+    backbone_shape: Integers = option((128, 256, 512, 1024, 2048), "widths of the heads", low=1)
+    res2net_block: Integers = option((3, 4, 6, 3), "blocks of the four stages", low=1)
+    res2net_in_channels: Integers = option((64, 256, 512, 1024), "inputs of the stages", low=1)
+    res2net_out_channels: Integers = option((256, 512, 1024, 2048), "outputs of them", low=1)
+    anchor_scales: Integers = option(
+        (10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326),
+        "nine anchors as width,height pairs in pixels of the input",
+        low=1,
+    )
+    ignore_threshold: float = option(0.7, "overlap from which a cell is excused", above=0, high=1)
+
+    # Optimizer and learning rate
+    lr_scheduler: str = option("exponential", "course of the learning rate", choices=SCHEDULERS)
+    lr: float = option(0.001, "learning rate after warm-up", above=0)
+    lr_epochs: Integers = option((220, 250), "epochs at which lr falls (exponential)", low=0)
+    lr_gamma: float = option(0.1, "factor by which it falls", above=0)
+    eta_min: float = option(0.0, "lowest learning rate (cosine)", low=0)
+    T_max: int = option(320, "half a period in epochs (cosine)", low=1)
+    max_epoch: int = option(320, "epochs to train", low=1)
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)
+    weight_decay: float = option(0.0005, "weight decay of convolutions", low=0)
+    momentum: float = option(0.9, "momentum", low=0, high=1)
+    loss_scale: float = option(1024.0, "static loss scale", above=0)
+    label_smooth: bool = option(False, "smooth the class labels")
+    label_smooth_factor: float = option(0.1, "by how much", low=0, high=1)
+
+    # Output
+    log_interval: int = option(1, "steps between lines of the log", low=1, graph=False)
+    ckpt_path: str = path("where outputs go", "outputs/")
+    ckpt_interval: int = option(40, "steps between checkpoints; <= 0: an epoch", graph=False)
+    is_save_on_master: bool = option(True, "rank 0 saves the network for all", graph=False)
+
+    # Evaluation
+    pretrained: str = path("checkpoint file or step directory to evaluate")
+    testing_shape: int | None = option(None, "side of the input; empty: test_img_shape")
+    test_img_shape: Integers = option((416, 416), "height,width of the input", low=32)
+    nms_thresh: float = option(0.5, "overlap that suppresses a box", low=0, high=1)
+    eval_ignore_threshold: float = option(0.001, "lowest score kept", low=0, high=1)
+    annFile: str = path("annotations to evaluate against; empty: those of val2017")
+    log_path: str = path("where evaluation writes", "outputs/")
+
+    # Export, inference, conversion
+    batch_size: int = option(1, "images per batch of the exported network", low=1)
+    ckpt_file: str = path("checkpoint to export")
+    file_name: str = path("name of the exported file", "yolov3_res2net50")
+    file_format: str = option("MINDIR", "format", choices=("MINDIR", "AIR", "ONNX"), graph=False)
+    keep_detect: bool = option(True, "export the decoding too")
+    result_path: str = path("results of the inference on 310")
+    img_path: str = path("images of it")
+    input_file: str = path("weights to convert")
+    output_file: str = path("file to convert to")
+
+    # Ours
+    seed: int = option(1, "of initial weights, order and augmentation", low=0)
+    max_steps: int | None = option(None, "end after so many steps; empty: max_epoch", low=1)
+    base_width: int = option(26, "width of a Res2Net group", low=1)
+    scale: int = option(4, "groups of a Res2Net block", low=2)
+    freeze_backbone: bool = option(True, "keep stem and first stage as loaded")
+    backbone_bn: str = option("frozen", "backbone statistics", choices=("frozen", "batch"))
+    data_workers: int = option(2, "threads that prepare batches; 0: none", low=0, graph=False)
+    resume_from: str = path("step directory to go on from, when run without muster")
+    compile_cache: str = path("folder of compiled graphs; empty: in the run directory")
+    evaluate_at_end: bool = option(False, "rank 0 evaluates the result", graph=False)
+
+    @property
+    def anchors(self) -> tuple[tuple[int, int], ...]:
+        """The nine (width, height) pairs of `anchor_scales`."""
+        flat = self.anchor_scales
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+    @property
+    def training_sides(self) -> Integers:
+        """Sides of the input in training, ascending: one, or those of multi-scale training."""
+        return (self.training_shape,) if self.training_shape else tuple(sorted(self.multi_scale))
+
+    @property
+    def testing_side(self) -> int:
+        """Side of the input in evaluation, in pixels."""
+        return self.testing_shape or self.test_img_shape[0]
+
+    def architecture(self, num_classes: int) -> Architecture:
+        """The network that is asked for, with `num_classes` classes; raises ConfigError."""
+        try:
+            return Architecture(
+                backbone_shape=self.backbone_shape,
+                res2net_block=self.res2net_block,
+                res2net_in_channels=self.res2net_in_channels,
+                res2net_out_channels=self.res2net_out_channels,
+                num_classes=num_classes,
+                base_width=self.base_width,
+                scale=self.scale,
+                anchors=self.anchors,
+                ignore_threshold=self.ignore_threshold,
+                freeze_backbone=self.freeze_backbone,
+                backbone_bn=self.backbone_bn,  # type: ignore[arg-type]
+            )
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+
+    def classes(self, in_data: int) -> int:
+        """The number of classes, `in_data` by the category table; raises ConfigError."""
+        problems = []
+        if self.num_classes not in (None, in_data):
+            problems.append(f"num_classes={self.num_classes}: the data has {in_data} categories")
+        if self.out_channel not in (None, 3 * (in_data + 5)):
+            needed = 3 * (in_data + 5)
+            problems.append(f"out_channel={self.out_channel}: {in_data} categories need {needed}")
+        if problems:
+            raise ConfigError(problems)
+        return in_data
+
+    def fingerprint(self) -> str:
+        """A digest of everything that changes the course of training; paths do not."""
+        table = {row.name: row for row in fields(self)}
+        values = {name: v for name, v in asdict(self).items() if table[name].metadata["graph"]}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def lines(self) -> list[str]:
+        """Every argument with its value, for the head of a log."""
+        return [f"{name}: {value}" for name, value in asdict(self).items()]
+
+
+def parse(arguments: Iterable[str]) -> Config:
+    """Read `--name=value` arguments. Raises ConfigError with every mistake."""
+    rows = {row.name: row for row in fields(Config)}
+    types = get_type_hints(Config)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for argument in arguments:
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            problems.append(f"{argument!r}: expected --name=value")
+        elif name not in rows:
+            problems.append(_unknown(name, rows))
+        elif name in values:
+            problems.append(f"--{name} is given twice")
+        else:
+            values[name] = _read(text, types[name], rows[name], problems)
+    good = {name: value for name, value in values.items() if value is not _BAD}
+    config = replace(Config(), **good)
+    problems += [problem for names, problem in _contradictions(config) if names <= good.keys()]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+_BAD = object()
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"--{name}: no such parameter" + (f"; did you mean --{near[0]}?" if near else "")
+
+
+def _read(text: str, kind: Any, row: Field[Any], problems: list[str]) -> Any:
+    expected, reader = _READERS[kind]
+    try:
+        value = reader(text)
+    except ValueError:
+        problems.append(f"--{row.name}={text}: expected {expected}")
+        return _BAD
+    complaint = _out_of_range(value, row.metadata)
+    if complaint:
+        problems.append(f"--{row.name}={text}: {complaint}")
+        return _BAD
+    return value
+
+
+def _out_of_range(value: Any, limits: Any) -> str:
+    choices = limits["choices"]
+    if choices:
+        return "" if value in choices else f"expected one of {', '.join(map(str, choices))}"
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, int | float):
+            continue
+        if not limits["low"] <= number <= limits["high"]:
+            return f"must lie between {limits['low']:g} and {limits['high']:g}"
+        if number <= limits["above"]:
+            return f"must be above {limits['above']:g}"
+    return ""
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _flag(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in known:
+        raise ValueError(text)
+    return known[text.lower()]
+
+
+def _integers(text: str) -> Integers:
+    return tuple(int(part) for part in text.strip("[]()").split(",") if part.strip())
+
+
+def _optional(text: str) -> int | None:
+    return int(text) if text else None
+
+
+_READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    int: ("a whole number", int),
+    float: ("a number", _number),
+    bool: ("1 or 0, true or false", _flag),
+    str: ("text", str),
+    Integers: ("whole numbers with commas between them", _integers),
+    int | None: ("a whole number, or nothing", _optional),
+}
+
+
+def _contradictions(config: Config) -> list[tuple[set[str], str]]:
+    """What does not go together: (names that must all be readable, what is wrong)."""
+    c = config
+    coarsest = STRIDES["l"]
+    sides = [("training_shape", c.training_shape), ("testing_shape", c.testing_shape)]
+    sides += [("multi_scale", side) for side in c.multi_scale]
+    sides += [("test_img_shape", side) for side in c.test_img_shape]
+    found = [
+        ({name}, f"--{name}: side {side} is not a positive multiple of {coarsest}")
+        for name, side in sides
+        if side is not None and (side <= 0 or side % coarsest)
+    ]
+    rules = [
+        (not c.multi_scale, {"multi_scale"}, "--multi_scale is empty"),
+        (len(set(c.test_img_shape)) != 1 or len(c.test_img_shape) > 2, {"test_img_shape"},
+         f"--test_img_shape={c.test_img_shape}: only squares can be evaluated"),
+        (len(c.anchor_scales) != 18, {"anchor_scales"},
+         f"--anchor_scales has {len(c.anchor_scales)} numbers, not 18"),
+        (c.eta_min > c.lr, set(), f"eta_min={c.eta_min:g} is above lr={c.lr:g}"),
+        (c.warmup_epochs > c.max_epoch, set(),
+         f"warmup_epochs={c.warmup_epochs:g} is above max_epoch={c.max_epoch}"),
+        (bool(c.resume_yolov3 and c.resume_from), set(),
+         "resume_yolov3 starts anew from weights, resume_from goes on: give one of them"),
+        (c.num_classes is not None and c.out_channel not in (None, 3 * ((c.num_classes or 0) + 5)),
+         set(), f"out_channel={c.out_channel} contradicts num_classes={c.num_classes}"),
+        (c.enable_modelarts, set(), "enable_modelarts: ModelArts is not supported"),
+        (c.need_profiler, set(), "need_profiler: not built yet"),
+        (not c.is_save_on_master, set(),
+         "is_save_on_master=0: a checkpoint always holds every rank's statistics; leave it at 1"),
+    ]  # fmt: skip
+    return found + [(names, text) for wrong, names, text in rules if wrong]

@@ -1,0 +1,233 @@
+"""Training batches as a pure function of the global step.
+
+What a rank trains on in a step depends on (seed, rank, world size, step) and the data set alone,
+never on the number of workers, the order of access, the process or an earlier run: a resumed run
+continues with exactly the batches it would have had.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from model.architecture import Architecture, check_side
+from model.coco import CocoDataset, CocoImage, DataError
+from model.sampling import (
+    multi_scale_side,
+    require_global_batch,
+    step_positions,
+    steps_per_epoch,
+)
+from model.targets import make_targets
+from model.transforms import AugmentationSettings, augment, sample_generator
+
+DEFAULT_CACHE_BYTES = 256 << 20
+BATCH_ARRAYS = ("images", "y_true_l", "y_true_m", "y_true_s", "gt_l", "gt_m", "gt_s")
+
+
+def read_image(image: CocoImage) -> np.ndarray:
+    """Decode the file of ``image`` to (height, width, 3) uint8 RGB, as stored (no EXIF rotation).
+
+    Raises DataError if the content is no image or not of the annotated size. An OSError of a file
+    that was there when the data set was loaded passes: that is the storage's fault, not the data's.
+    """
+    content = np.frombuffer(Path(image.path).read_bytes(), np.uint8)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded = cv2.imdecode(content, flags) if content.size else None
+    if decoded is None:
+        message = f"image {image.id}: {content.size} bytes that are no image; replace the file"
+        raise DataError(image.path, [message])
+    if decoded.shape[:2] != (image.height, image.width):
+        raise DataError(image.path, [
+            f"image {image.id} has {decoded.shape[1]}x{decoded.shape[0]} pixels, its annotation "
+            f"says {image.width}x{image.height}: its boxes would be misplaced; correct one of both"
+        ])  # fmt: skip
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+class ImageCache:
+    """Decoded images by path, the least recently used leaving first; safe for several threads."""
+
+    def __init__(self, limit_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        """Hold at most ``limit_bytes`` of pixels; 0 keeps nothing."""
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._images: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, image: CocoImage) -> np.ndarray:
+        """Return the pixels of ``image``, (height, width, 3) uint8 RGB, read only."""
+        with self._lock:
+            pixels = self._images.get(image.path)
+            if pixels is not None:
+                self._images.move_to_end(image.path)
+                return pixels
+        pixels = read_image(image)
+        pixels.flags.writeable = False
+        with self._lock:
+            if image.path not in self._images and pixels.nbytes <= self.limit_bytes:
+                self._images[image.path] = pixels
+                self.held_bytes += pixels.nbytes
+                while self.held_bytes > self.limit_bytes:
+                    self.held_bytes -= self._images.popitem(last=False)[1].nbytes
+        return pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One rank's share of one step; B samples, G cells a side per head, C classes.
+
+    ``images`` (B, 3, side, side) float32, normalised RGB; ``y_true_*`` (B, G, G, 3, 5 + C) and
+    ``gt_*`` (B, max_boxes, 4) float32 as :mod:`model.targets` says; ``image_ids`` (B,) int64.
+    """
+
+    images: np.ndarray
+    y_true_l: np.ndarray
+    y_true_m: np.ndarray
+    y_true_s: np.ndarray
+    gt_l: np.ndarray
+    gt_m: np.ndarray
+    gt_s: np.ndarray
+    image_ids: np.ndarray
+    side: int
+    global_step: int
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """The arrays in the order in which the training network takes them."""
+        return tuple(getattr(self, name) for name in BATCH_ARRAYS)
+
+
+class TrainingData:
+    """The batches of one rank."""
+
+    def __init__(
+        self, dataset: CocoDataset, *, batch_size: int, side_or_sides: int | Sequence[int],
+        architecture: Architecture, seed: int = 0, rank: int = 0, world_size: int = 1,
+        resize_rate: int = 1, label_smooth: float = 0.0,
+        augmentation: AugmentationSettings | None = None, cache: ImageCache | None = None,
+    ) -> None:
+        """Check that the parts fit each other.
+
+        ``side_or_sides`` is the side of the square input in pixels, or the sides of multi-scale
+        training, ``resize_rate`` batches in a row sharing one. ``label_smooth`` is the factor of
+        the smoothing, 0 for none. A ``cache`` may be shared by several ranks of one process.
+        Raises ValueError for settings that cannot be, DataError (65) for a data set smaller than
+        one global batch or with other classes than the network.
+        """
+        single = isinstance(side_or_sides, int)
+        self.sides = (side_or_sides,) if single else tuple(side_or_sides)
+        _check_settings(batch_size, resize_rate, rank, world_size, self.sides)
+        where = f"{dataset.annotation_file} ({dataset.split})"
+        require_global_batch(len(dataset), batch_size, world_size, where)
+        if len(dataset.categories) != architecture.num_classes:
+            raise DataError(where, [
+                f"{len(dataset.categories)} categories, but the network has "
+                f"{architecture.num_classes} classes; derive the classes from the data"
+            ])  # fmt: skip
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.resize_rate = resize_rate
+        self.architecture = architecture
+        self.label_smooth = label_smooth
+        self.augmentation = augmentation or AugmentationSettings()
+        self.cache = cache or ImageCache()
+        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, world_size)
+        # OpenCV's own threads would multiply by the workers and by the ranks of the node.
+        cv2.setNumThreads(0)
+
+    def epoch_of(self, global_step: int) -> int:
+        """Return the epoch, from 0, that ``global_step``, from 0, belongs to."""
+        return global_step // self.steps_per_epoch
+
+    def side_of(self, global_step: int) -> int:
+        """Return the side in pixels of the network's input in ``global_step``."""
+        if len(self.sides) == 1:
+            return self.sides[0]
+        epoch, step = divmod(global_step, self.steps_per_epoch)
+        return multi_scale_side(
+            epoch, step, len(self.dataset), self.sides, self.resize_rate, self.seed
+        )
+
+    def sample_ids(self, global_step: int) -> tuple[int, ...]:
+        """Return the ids of the images that this rank sees in ``global_step``."""
+        return tuple(self.dataset.images[position].id for position in self._positions(global_step))
+
+    def batch(self, global_step: int) -> Batch:
+        """Make the batch of ``global_step``; always the same one."""
+        side, epoch = self.side_of(global_step), self.epoch_of(global_step)
+        samples = [self._sample(p, epoch, side) for p in self._positions(global_step)]
+        arrays = {name: np.stack(values) for name, values in
+                  zip(BATCH_ARRAYS, zip(*samples, strict=True), strict=True)}  # fmt: skip
+        ids = np.array(self.sample_ids(global_step), dtype=np.int64)
+        return Batch(**arrays, image_ids=ids, side=side, global_step=global_step)
+
+    def iterate(self, start_step: int, stop_step: int, workers: int = 1) -> Iterator[Batch]:
+        """Yield the batches from ``start_step`` up to, not with, ``stop_step``, in order.
+
+        ``workers`` threads work ahead by at most one batch each and one more (0: no thread). An
+        error is raised where its batch would have come. When the iterator ends, fails or is
+        closed, its threads have ended.
+        """
+        if workers <= 0:
+            return (self.batch(step) for step in range(start_step, stop_step))
+        return _prefetch(self.batch, range(start_step, stop_step), workers)
+
+    def _positions(self, global_step: int) -> list[int]:
+        positions = step_positions(
+            len(self.dataset), self.batch_size, self.world_size, self.rank, global_step, self.seed
+        )
+        return positions.tolist()
+
+    def _sample(self, position: int, epoch: int, side: int) -> tuple[np.ndarray, ...]:
+        """Make one sample: its arrays in the order of BATCH_ARRAYS."""
+        image = self.dataset.images[position]
+        rng = sample_generator(self.seed, epoch, image.id)
+        pixels, boxes = augment(
+            self.cache.get(image), self.dataset.boxes(position), side, rng, self.augmentation
+        )
+        targets = make_targets(
+            boxes, side, self.architecture,
+            max_boxes=self.augmentation.max_boxes, label_smooth=self.label_smooth,
+        )  # fmt: skip
+        return (pixels, *targets.arrays())
+
+
+def _check_settings(
+    batch_size: int, resize_rate: int, rank: int, world_size: int, sides: tuple[int, ...]
+) -> None:
+    if batch_size < 1 or resize_rate < 1:
+        raise ValueError(
+            f"per_batch_size {batch_size} and resize_rate {resize_rate} must be at least 1"
+        )
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not among the {world_size} ranks 0...{world_size - 1}")
+    if not sides:
+        raise ValueError("no input side given: set training_shape or multi_scale")
+    for side in sides:
+        check_side(side)
+
+
+def _prefetch(
+    make: Callable[[int], Batch], steps: range, workers: int
+) -> Iterator[Batch]:
+    """Yield ``make(step)`` in order while worker threads are ahead by ``workers + 1`` steps."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="training-data")
+    pending: deque[Future[Batch]] = deque()
+    try:
+        for step in steps:
+            pending.append(pool.submit(make, step))
+            if len(pending) > workers + 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

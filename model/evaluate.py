@@ -1,0 +1,160 @@
+"""Evaluate a checkpoint: `python -m model.evaluate --data_dir=... --pretrained=...`.
+
+`--pretrained` is a checkpoint file (of this trainer or the original) or a step directory. Every
+image of val2017 counts once, the last ones of a partial batch too; the result is the same from
+run to run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model import backend as backends
+from model.config import Config, ConfigError, parse
+from model.data_error import DataError
+from model.journal import start_log
+from orchestrator.rank import Rank
+
+if TYPE_CHECKING:
+    from model.coco import CocoDataset
+    from model.coco_eval import CocoFigures
+
+FIGURES = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The twelve figures, and the detections (n, 7) that they were computed from."""
+
+    figures: CocoFigures
+    detections: np.ndarray
+    seconds: float
+
+
+def evaluate(config: Config, checkpoint: Path) -> Evaluation:
+    """Detect the objects of val2017 and measure against its annotations.
+
+    Raises ConfigError for a checkpoint that does not fit, DataError for the data.
+    """
+    from model.coco_eval import evaluate_detections
+
+    since = time.monotonic()
+    dataset = load_held_out(config, checkpoint)
+    rows = detect(config, checkpoint, dataset)
+    figures = evaluate_detections(dataset.annotation_file, rows, dataset.image_ids)
+    return Evaluation(figures, rows, time.monotonic() - since)
+
+
+def load_held_out(config: Config, checkpoint: Path) -> CocoDataset:
+    """Read val2017, its classes in the order the checkpoint was trained with.
+
+    Without a table beside the checkpoint (a file of the original), the order of the data is used.
+    """
+    from model.coco import CategoryTable, CocoDataset
+    from model.restore import category_table
+
+    rows = category_table(checkpoint)
+    return CocoDataset.load(
+        config.data_dir,
+        "val2017",
+        categories=CategoryTable.from_json(rows) if rows else None,
+        annotation_file=config.annFile or None,
+    )
+
+
+def detect(config: Config, checkpoint: Path, dataset: CocoDataset) -> np.ndarray:
+    """Rows (n, 7) of `model.decode.DETECTION_COLUMNS` for all images, in their order."""
+    from mindspore import Tensor
+
+    from model.decode import Decoder, DetectionNetwork, detections
+    from model.restore import load_weights
+    from model.yolo import YoloV3
+
+    architecture = config.architecture(config.classes(len(dataset.categories)))
+    yolo = YoloV3(architecture)
+    load_weights(checkpoint, yolo)
+    network = DetectionNetwork(yolo, Decoder(architecture))
+    found = []
+    for positions, images in batches(dataset, config.testing_side, config.per_batch_size):
+        heads = [head.asnumpy()[: len(positions)] for head in network(Tensor.from_numpy(images))]
+        chosen = [dataset.images[position] for position in positions]
+        found.append(
+            detections(
+                heads,
+                [image.id for image in chosen],
+                [(image.width, image.height) for image in chosen],
+                dataset.categories.ids,
+                confidence=config.eval_ignore_threshold,
+                overlap=config.nms_thresh,
+            )
+        )
+    return np.concatenate(found)
+
+
+def batches(dataset: CocoDataset, side: int, size: int) -> Any:
+    """Yield (positions, images (size, 3, side, side) float32) over the whole data set.
+
+    A batch is never larger than the data set. The last one is filled up with zeros, so that one
+    graph serves all; only the first `len(positions)` count.
+    """
+    from model.data import read_image
+    from model.transforms import evaluation_input
+
+    size = min(size, len(dataset))
+    for first in range(0, len(dataset), size):
+        positions = range(first, min(first + size, len(dataset)))
+        images = np.zeros((size, 3, side, side), np.float32)
+        for slot, position in enumerate(positions):
+            images[slot] = evaluation_input(read_image(dataset.images[position]), side)
+        yield positions, images
+
+
+def write_results(result: Evaluation, folder: Path) -> Path:
+    """Write `predict_<time>.json` and the figures into `folder`; returns the former."""
+    from model.coco_eval import write_figures, write_predictions
+
+    write_figures(folder / FIGURES, result.figures)
+    return write_predictions(folder, result.detections)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 64 for arguments, 65 or 66 for data."""
+    rank = Rank.from_env()
+    try:
+        run(parse(sys.argv[1:] if arguments is None else arguments), rank)
+    except (ConfigError, DataError) as error:
+        if rank.active:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+    rank.done()
+    return 0
+
+
+def run(config: Config, rank: Rank) -> Evaluation:
+    """Evaluate `config.pretrained`, print the table and leave the results."""
+    if not config.pretrained:
+        raise ConfigError(["--pretrained: give the checkpoint to evaluate"])
+    log = start_log()
+    rank.phase("init")
+    backends.prepare(backends.choose(config, rank), config.device_id)
+    rank.phase("evaluate")
+    result = evaluate(config, Path(config.pretrained))
+    base = (rank.run_dir or Path.cwd()) / config.log_path
+    folder = base / time.strftime("%Y-%m-%d_time_%H_%M_%S")
+    log.info("result file path: %s", write_results(result, folder))
+    log.info("\n%s", result.figures.table())
+    log.info("testing cost time %.2f h", result.seconds / 3600)
+    rank.report("evaluation", result.figures.table())
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

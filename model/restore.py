@@ -1,0 +1,180 @@
+"""Loading: a checkpoint to resume from, or weights to evaluate or to start from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, nn
+
+from model.checkpoint import (
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    STATE,
+    TrainingState,
+    measure,
+    part_of,
+    statistics_of,
+)
+from model.config import ConfigError
+from orchestrator.rank import Rank
+
+PREFIX = "yolo_network."
+BACKBONE = "feature_map.backbone."
+NAMES_SHOWN = 5
+_OPTIMIZER = ("global_step", "learning_rate", "momentum")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded: the state, and the sha256 of the manifest that vouches for it."""
+
+    state: TrainingState
+    digest: str
+
+
+class _Unusable(Exception):
+    pass
+
+
+def load(directory: Path, network: nn.Cell, rank: Rank) -> Loaded:
+    """Load a checkpoint into the training step `network`: everything or nothing goes on.
+
+    Sizes and sha256 of what is read are compared with the manifest; names, shapes and types must
+    be exactly those of `network`. Any problem: `rank.unusable`, which raises CheckpointUnusable.
+    """
+    try:
+        return _load(directory, network, rank.rank)
+    except _Unusable as problem:
+        rank.unusable(directory, str(problem))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        rank.unusable(directory, f"{type(error).__name__}: {error}")
+
+
+def _load(directory: Path, network: nn.Cell, rank: int) -> Loaded:
+    raw = (directory / MANIFEST).read_bytes()
+    manifest = json.loads(raw)
+    if manifest["format"] != FORMAT:
+        raise _Unusable(f"{MANIFEST} has format {manifest['format']}, this reads {FORMAT}")
+    names = {MODEL, STATE} | ({part_of(rank)} if rank < manifest["world_size"] else set())
+    for name in sorted(names):
+        _verify(directory / name, manifest["files"].get(name))
+    state = read_state(directory)
+    if (state.step, state.world_size) != (manifest["step"], manifest["world_size"]):
+        raise _Unusable(f"{STATE} and {MANIFEST} tell different steps or world sizes")
+    parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+    _fill(parameters, directory / MODEL)
+    if rank and part_of(rank) in names:
+        own = statistics_of(list(parameters.values()))
+        _fill({parameter.name: parameter for parameter in own}, directory / part_of(rank))
+    return Loaded(state, hashlib.sha256(raw).hexdigest())
+
+
+def read_state(directory: Path) -> TrainingState:
+    """Read state.json; raises OSError, ValueError, KeyError."""
+    content = json.loads((directory / STATE).read_bytes())
+    return TrainingState(**{row.name: content[row.name] for row in fields(TrainingState)})
+
+
+def _verify(path: Path, entry: dict[str, Any] | None) -> None:
+    if entry is None:
+        raise _Unusable(f"{MANIFEST} does not list {path.name}")
+    if not path.is_file():
+        raise _Unusable(f"{path.name} is missing")
+    size, digest = measure(path)
+    if size != entry["size"]:
+        raise _Unusable(f"{path.name} has {size} bytes, {MANIFEST} says {entry['size']}")
+    if digest != entry["sha256"]:
+        raise _Unusable(f"{path.name} has another sha256 than {MANIFEST} says")
+
+
+def _fill(parameters: dict[str, Parameter], file: Path) -> None:
+    """Set exactly `parameters` from `file`."""
+    found = ms.load_checkpoint(str(file))
+    problems = mismatches(parameters, found)
+    if problems:
+        raise _Unusable(f"{file.name} does not fit the network: " + "; ".join(problems))
+    for name, parameter in parameters.items():
+        parameter.set_data(found[name])
+
+
+def mismatches(wanted: dict[str, Parameter], found: dict[str, Parameter]) -> list[str]:
+    """What keeps `found` from being loaded into `wanted`: names, shapes, types."""
+    problems = []
+    for what, names in (("missing", wanted.keys() - found.keys()),
+                        ("unexpected", found.keys() - wanted.keys())):  # fmt: skip
+        if names:
+            problems.append(f"{len(names)} {what} ({_some(sorted(names))})")
+    unlike = [
+        f"{name} is {tuple(found[name].shape)} {found[name].dtype}, "
+        f"wanted {tuple(wanted[name].shape)} {wanted[name].dtype}"
+        for name in sorted(wanted.keys() & found.keys())
+        if (found[name].shape, found[name].dtype) != (wanted[name].shape, wanted[name].dtype)
+    ]
+    return problems + unlike[:NAMES_SHOWN]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+
+
+def load_weights(file: Path, network: nn.Cell) -> None:
+    """Load a network's parameters from a training checkpoint or one of weights alone.
+
+    `file` may be a step directory. The prefix of training checkpoints is dropped, what belongs to
+    the optimizer is passed over; everything else must fit. Raises ConfigError.
+    """
+    found = _weights(file)
+    wanted = {row.name.removeprefix(PREFIX): row for row in network.get_parameters()}
+    _set_all(wanted, found, file)
+
+
+def load_backbone(file: Path, network: nn.Cell) -> None:
+    """Load the backbone of `network`, all of it, from `file`, which may hold more.
+
+    Names begin with `feature_map.backbone.`, or with nothing. Raises ConfigError.
+    """
+    found = {name.removeprefix(BACKBONE): row for name, row in _weights(file).items()}
+    wanted = {
+        parameter.name.removeprefix(PREFIX).removeprefix(BACKBONE): parameter
+        for parameter in network.get_parameters()
+        if BACKBONE in parameter.name
+    }
+    _set_all(wanted, {name: row for name, row in found.items() if name in wanted}, file)
+
+
+def category_table(file: Path) -> list[dict[str, Any]] | None:
+    """The category table that was saved beside a checkpoint, if it is a step directory."""
+    directory = file if file.is_dir() else file.resolve().parent
+    try:
+        return read_state(directory).categories
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _weights(file: Path) -> dict[str, Parameter]:
+    path = file / MODEL if file.is_dir() else file
+    if not path.is_file():
+        raise ConfigError([f"{path}: no such checkpoint"])
+    try:
+        content = ms.load_checkpoint(str(path))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ConfigError([f"{path}: {error}"]) from error
+    return {
+        name.removeprefix(PREFIX): row
+        for name, row in content.items()
+        if name not in _OPTIMIZER and not name.startswith("moments.")
+    }
+
+
+def _set_all(wanted: dict[str, Parameter], found: dict[str, Parameter], file: Path) -> None:
+    problems = mismatches(wanted, found)
+    if problems:
+        raise ConfigError([f"{file} does not fit the network: {problem}" for problem in problems])
+    for name, parameter in wanted.items():
+        parameter.set_data(found[name])

@@ -1,0 +1,197 @@
+"""The catalogue of a run's checkpoints: verify before use, quarantine, fall back, retain.
+
+A checkpoint is a directory `step-%08d/` with a MANIFEST.json that was written last:
+`{"format": 1, "step": N, "world_size": W, "files": {name: {"size": …, "sha256": …}}}`.
+Its digest is the sha256 of that manifest. Whatever has another name is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.layout import sync_directory, write_json
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+MODEL = "model.ckpt"
+
+_NAME = re.compile(r"step-(\d{8,})")
+_MANIFEST_LIMIT = 16 << 20
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory by its name; nothing is known yet of its content."""
+
+    path: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A checkpoint whose every byte is as its manifest says."""
+
+    path: Path
+    step: int
+    digest: str
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A checkpoint that cannot be used, and why."""
+
+    path: Path
+    step: int
+    reason: str
+
+
+def catalogue(directory: Path) -> list[Checkpoint]:
+    """The checkpoints in a directory, newest step first."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    found = [
+        Checkpoint(directory / name, int(match[1]))
+        for name in names
+        if (match := _NAME.fullmatch(name)) and (directory / name).is_dir()
+    ]
+    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
+
+
+def verify(checkpoint: Checkpoint) -> Verified | Broken:
+    """Read every byte of a checkpoint and compare it with its manifest."""
+
+    def broken(reason: str) -> Broken:
+        return Broken(checkpoint.path, checkpoint.step, reason)
+
+    try:
+        manifest, digest = _read_manifest(checkpoint.path)
+        problem = _contradiction(checkpoint, manifest)
+        for name, stated in {} if problem else manifest["files"].items():
+            problem = problem or _file_problem(checkpoint.path, name, stated)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return broken(f"{MANIFEST}: {type(error).__name__}: {error}")
+    if problem:
+        return broken(problem)
+    return Verified(checkpoint.path, checkpoint.step, digest, int(manifest["world_size"]))
+
+
+def newest_usable(
+    directory: Path, *, world_size: int, refused: Sequence[Path] = ()
+) -> Iterator[Verified | Broken]:
+    """Verify from the newest on: yields what is broken, then the first that is whole, and ends."""
+    for checkpoint in catalogue(directory):
+        if checkpoint.path in refused:
+            continue
+        result = verify(checkpoint)
+        if isinstance(result, Verified) and result.world_size != world_size:
+            result = Broken(
+                result.path,
+                result.step,
+                f"saved by {result.world_size} ranks, but the job has {world_size}",
+            )
+        yield result
+        if isinstance(result, Verified):
+            return
+
+
+def quarantine(broken: Broken, directory: Path) -> Path:
+    """Move a broken checkpoint aside with its reason, so that it is never tried again."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / f"{broken.path.name}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{target.name.split('~')[0]}~{number}")
+    os.rename(broken.path, target)
+    sync_directory(broken.path.parent)
+    sync_directory(directory)
+    try:
+        write_json(
+            target / "REASON.json",
+            {"step": broken.step, "reason": broken.reason, "time": time.time()},
+        )
+    except OSError:
+        # A full disk must not keep a broken checkpoint in place; the journal has the reason.
+        return target
+    return target
+
+
+def expendable(checkpoints: Sequence[Verified | Broken], keep: int) -> list[Path]:
+    """Which checkpoints retention may delete, given all of them, newest first.
+
+    Only what is older than `keep` verified ones goes; so the last verified one never does,
+    and a broken one stays until enough good ones have replaced it.
+    """
+    verified = 0
+    gone = []
+    for checkpoint in checkpoints:
+        if verified >= max(1, keep):
+            gone.append(checkpoint.path)
+        elif isinstance(checkpoint, Verified):
+            verified += 1
+    return gone
+
+
+def delete(path: Path) -> None:
+    """Remove a checkpoint: it loses its name first, so that a kill leaves no half of one."""
+    doomed = path.with_name(f".{path.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(path, doomed)
+    shutil.rmtree(doomed)
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    with open(path / MANIFEST, "rb") as file:
+        raw = file.read(_MANIFEST_LIMIT + 1)
+    if len(raw) > _MANIFEST_LIMIT:
+        raise ValueError(f"longer than {_MANIFEST_LIMIT} bytes")
+    manifest = json.loads(raw)
+    if not isinstance(manifest, dict):
+        raise ValueError("not a JSON object")
+    return manifest, hashlib.sha256(raw).hexdigest()
+
+
+def _contradiction(checkpoint: Checkpoint, manifest: dict[str, Any]) -> str | None:
+    if manifest["format"] != FORMAT:
+        return f"{MANIFEST}: format {manifest['format']!r}, this release reads {FORMAT}"
+    if manifest["step"] != checkpoint.step:
+        return f"{MANIFEST}: of step {manifest['step']}, in a directory of step {checkpoint.step}"
+    if not manifest["files"]:
+        return f"{MANIFEST}: lists no file"
+    return None
+
+
+def _file_problem(directory: Path, name: str, stated: dict[str, Any]) -> str | None:
+    if "/" in name or name in ("", ".", ".."):
+        return f"{MANIFEST}: {name!r} is not a file name"
+    path = directory / name
+    try:
+        size = path.stat().st_size
+        if size != stated["size"]:
+            return f"{name}: {size} bytes, the manifest says {stated['size']}"
+        if _sha256(path) != stated["sha256"]:
+            return f"{name}: its sha256 is not what the manifest says"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""`muster plan`: what a job would start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.common import fail, json_option, print_json, the_job
+from orchestrator.spec import DeviceKind, JobSpec
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change a field.")
+@json_option
+def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show placement, CPU sets, environment and command of every rank in FILE's job."""
+    from orchestrator.support import not_built
+
+    spec = the_job(file, overrides)
+    if spec.resources.device is not DeviceKind.CPU:
+        fail(
+            f"{file}: resources.device: the job is valid, but a placement on "
+            f"{spec.resources.device.value} cannot be planned yet: only cpu can"
+        )
+    document = _plan(spec)
+    document["not_built_yet"] = [str(problem) for problem in not_built(spec)]
+    if as_json:
+        print_json({"schema": 1, **document})
+    else:
+        _show(document)
+
+
+def _plan(spec: JobSpec) -> dict[str, Any]:
+    import time
+
+    from cluster.affinity import Bind
+    from cluster.allocate import Refusal, Request, allocate
+    from cluster.device import DeviceKind as Kind
+    from orchestrator.layout import RunDirectory, Spool
+    from orchestrator.local_run import inventory
+    from orchestrator.plan import Attempt, make_plan
+
+    resources = spec.resources
+    placement = allocate(
+        inventory(),
+        Request(
+            kind=Kind(resources.device.value),
+            ranks=resources.ranks,
+            ranks_per_node=resources.ranks_per_node,
+            cpus_per_rank=resources.cpus_per_rank,
+            bind=Bind(spec.launch.bind.value),
+        ),
+    )
+    if isinstance(placement, Refusal):
+        fail(placement.reason, 1)
+    # Stand-ins for directories that only a start makes.
+    directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
+    spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
+    made = make_plan(
+        spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ
+    )
+    return {**made.to_document(), "observed_at": time.time()}
+
+
+def _show(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{document['job']}[/]: {len(document['ranks'])} ranks; nothing is started")
+    table = Table("rank", "node", "device", "CPUs", "threads", box=None, header_style="bold")
+    for rank in document["ranks"]:
+        table.add_row(
+            str(rank["rank"]),
+            rank["node"],
+            rank["device"],
+            ",".join(map(str, rank["cpus"])),
+            rank["env"]["OMP_NUM_THREADS"],
+        )
+    console.print(table)
+    for note in document["notes"]:
+        console.print(f"note: {note}")
+    scheduler = document["scheduler"]
+    if scheduler:
+        console.print(f"rendezvous: {scheduler['host']}, a port leased at start")
+    if document["fork_server"]:
+        modules = ", ".join(document["fork_server"]["preload"]) or "nothing"
+        console.print(f"start: forked from a server that has imported {modules}")
+    console.print("command of each rank:")
+    console.print("  " + " ".join(document["ranks"][0]["argv"]), soft_wrap=True, highlight=False)
+    for problem in document["not_built_yet"]:
+        console.print(f"`muster run` refuses this job: {problem}", style="yellow")
+    console.print("environment and logs of every rank: --json", style="dim")

@@ -1,0 +1,101 @@
+"""Gather what a failed attempt left behind: exits, error files, the end of a log, OOM kills."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.health import RankView, Suspect
+from orchestrator.layout import AttemptDirectory
+from orchestrator.policy import Evidence, describe_exit
+
+_LOG_TAIL = 64 << 10
+_SHOWN_LINES = 6
+
+
+def collect(
+    suspect: Suspect,
+    view: RankView | None,
+    files: AttemptDirectory,
+    *,
+    job_ever_stepped: bool,
+    oom_killed: bool,
+) -> Evidence:
+    """The evidence about the first failure, read when the gang is down."""
+    error: Mapping[str, Any] = (view.error if view is not None else None) or {}
+    ended = view.exit if view is not None else None
+    own_exit = ended is not None and not ended.asked
+    signal = ended.signal if ended is not None and own_exit else None
+    return Evidence(
+        sign=suspect.sign,
+        exit_code=ended.code if ended is not None and own_exit else error.get("code"),
+        signal=signal,
+        error_type=error.get("type"),
+        error_message=str(error.get("message", "")),
+        error_errno=error.get("errno"),
+        bad_checkpoint=error.get("checkpoint"),
+        log=tail(files.log(suspect.rank), _LOG_TAIL),
+        oom_killed=oom_killed and signal == 9,
+        job_ever_stepped=job_ever_stepped,
+    )
+
+
+def describe(suspect: Suspect, evidence: Evidence, view: RankView | None) -> list[str]:
+    """The evidence as lines for a person: the sign, the exit, the error, the end of the log."""
+    lines = [suspect.cause]
+    if evidence.exit_code is not None or evidence.signal is not None:
+        lines.append(describe_exit(evidence.exit_code, evidence.signal))
+    if view is not None and view.error is not None:
+        lines += str(view.error["traceback"]).strip().splitlines()[-_SHOWN_LINES:]
+    else:
+        lines += evidence.log.strip().splitlines()[-_SHOWN_LINES:]
+    return list(dict.fromkeys(lines))
+
+
+def tail(path: Path, size: int) -> str:
+    """The last `size` bytes of a log as text; empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            file.seek(max(0, length - size))
+            return file.read(size).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def oom_kills() -> int | None:
+    """OOM kills counted by this process's memory cgroup so far (v2, v1); None if unreadable.
+
+    Source: kernel documentation, cgroup-v2 `memory.events`, cgroup-v1 `memory.oom_control`.
+    """
+    for path in _oom_files():
+        try:
+            text = path.read_text()
+        except OSError:
+            continue
+        for line in text.splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
+
+def _oom_files() -> list[Path]:
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    root = Path("/sys/fs/cgroup")
+    files = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        below = path.lstrip("/")
+        if controllers == "":
+            files.append(root / below / "memory.events")
+        elif "memory" in controllers.split(","):
+            # A container often sees its own group mounted at the controller's root.
+            files.append(root / "memory" / below / "memory.oom_control")
+            files.append(root / "memory" / "memory.oom_control")
+    return files

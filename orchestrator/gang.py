@@ -1,0 +1,131 @@
+"""The running attempt as the controller sees it: supervisor messages folded into views."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.health import Exit, Observation, RankView
+from orchestrator.heartbeat import Heartbeat
+from orchestrator.layout import AttemptDirectory, read_json
+from orchestrator.link import Message
+from orchestrator.plan import LaunchPlan
+
+_STEPS_REMEMBERED = 1000
+
+
+class Gang:
+    """All ranks of one attempt."""
+
+    def __init__(self, plan: LaunchPlan, files: AttemptDirectory) -> None:
+        self.plan = plan
+        self._files = files
+        self._ranks = {
+            rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks
+        }
+        self._scheduler_exit: Exit | None = None
+        self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
+        self.stopped_at: float | None = None
+        self.stuck: list[dict[str, Any]] = []
+
+    @property
+    def views(self) -> tuple[RankView, ...]:
+        """The ranks in order."""
+        return tuple(self._ranks[rank] for rank in sorted(self._ranks))
+
+    def view(self, rank: int | None) -> RankView | None:
+        return None if rank is None else self._ranks.get(rank)
+
+    def take(self, message: Message) -> None:
+        """Fold one message of the supervisor in; those of other attempts have been left out."""
+        handler = getattr(self, f"_on_{message['event']}", None)
+        if handler is not None:
+            handler(message)
+
+    def _on_started(self, message: Message) -> None:
+        self._change(
+            message["rank"],
+            pid=message["pid"],
+            start_time=message["start_time"],
+            started_at=message["at"],
+        )
+
+    def _on_start_failed(self, message: Message) -> None:
+        self._change(message["rank"], start_failed=message["reason"])
+
+    def _on_beat(self, message: Message) -> None:
+        document = message["beat"]
+        beat = Heartbeat(**{**document, "phase_entered": tuple(document["phase_entered"])})
+        old = self._ranks[message["rank"]].beat
+        if not math.isnan(beat.step_seconds) and (old is None or old.step != beat.step):
+            self._step_times.append(beat.step_seconds)
+        self._change(message["rank"], beat=beat)
+        if beat.failed:
+            self._read_error(message["rank"])
+
+    def _on_exit(self, message: Message) -> None:
+        ended = Exit(message["code"], message["signal"], message["at"], message["asked"])
+        if message["rank"] is None:
+            self._scheduler_exit = ended
+            return
+        self._change(message["rank"], exit=ended)
+        if not ended.clean:
+            self._read_error(message["rank"])
+
+    def _on_stopped(self, message: Message) -> None:
+        self.stopped_at = message["at"]
+        self.stuck = message["stuck"]
+
+    def _read_error(self, rank: int) -> None:
+        error = read_json(self._files.error(rank))
+        if isinstance(error, dict):
+            self._change(rank, error=error)
+
+    def _change(self, rank: int | None, **fields: Any) -> None:
+        if rank is not None:
+            self._ranks[rank] = replace(self._ranks[rank], **fields)
+        elif "start_failed" in fields:
+            # Without its scheduler no rank can join: say it of the first.
+            self._ranks[0] = replace(self._ranks[0], **fields)
+
+    def observe(self, now: float) -> Observation:
+        """What `health` decides upon."""
+        return Observation(now, self.views, self._scheduler_exit, tuple(self._step_times))
+
+    def pids(self) -> list[list[int | None]]:
+        """Rank, pid and start time of every process, for the journal."""
+        return [[view.rank, view.pid, view.start_time] for view in self.views]
+
+    @property
+    def started(self) -> bool:
+        """Whether every rank has a process."""
+        return all(view.pid is not None for view in self._ranks.values())
+
+    @property
+    def last_step(self) -> int:
+        """The highest step that any rank finished; 0 if none did."""
+        return max((v.beat.step for v in self._ranks.values() if v.beat), default=0)
+
+    @property
+    def first_step_at(self) -> float | None:
+        """When the last rank finished its first step of this attempt; None if one has not."""
+        times = [v.beat.first_step_at if v.beat else math.nan for v in self._ranks.values()]
+        return None if any(math.isnan(time) for time in times) else max(times)
+
+    def entered(self, phase: str) -> float | None:
+        """When the last rank entered a phase; None if one has not, or never says so."""
+        times = [v.beat.entered(phase) if v.beat else math.nan for v in self._ranks.values()]
+        return None if any(math.isnan(time) for time in times) else max(times)
+
+    def training_seconds(self) -> tuple[float, int]:
+        """Time from the first to the last step of this attempt, and how many steps."""
+        beats = [v.beat for v in self._ranks.values() if v.beat and v.beat.step >= 0]
+        if not beats:
+            return 0.0, 0
+        beat = max(beats, key=lambda b: b.step)
+        steps = beat.step - beat.first_step + 1
+        seconds = beat.step_at - beat.first_step_at
+        # The first step has no beginning on record: it counts as an average one.
+        return (seconds * steps / (steps - 1) if steps > 1 else 0.0), steps

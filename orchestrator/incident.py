@@ -1,0 +1,84 @@
+"""The record of one failure: when it was seen, what it cost, and the split of the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.gang import Gang
+from orchestrator.health import Suspect
+from orchestrator.policy import Decision, Evidence, Finding
+
+_FROM_PHASE = {
+    "joined_after": "load",
+    "loaded_after": "compile",
+    "compiled_after": "train",
+}
+"""A part of the way back is over when every rank has entered the phase after it."""
+
+
+def opened(
+    *,
+    job: str,
+    attempt: int,
+    suspect: Suspect,
+    finding: Finding,
+    evidence: list[str],
+    gang: Gang,
+    fault_at: float,
+    fault_source: str,
+    seen_at: float,
+) -> dict[str, Any]:
+    """The incident when the gang is down. Times `…_after` are seconds since the fault."""
+    place = next((r for r in gang.plan.ranks if r.assignment.rank == suspect.rank), None)
+    stopped = gang.stopped_at
+    return {
+        "job": job,
+        "attempt": attempt,
+        "class": finding.failure.value,
+        "rank": suspect.rank,
+        "node": place.assignment.node if place else None,
+        "device": f"{place.assignment.device.kind.value}:{place.assignment.device.index}"
+        if place
+        else None,
+        "cause": suspect.cause,
+        "evidence": evidence,
+        "fault_at": fault_at,
+        "fault_at_source": fault_source,
+        "detected_after": _since(seen_at, fault_at),
+        "stopped_after": _since(stopped, fault_at),
+        "allocated_after": None,
+        "joined_after": None,
+        "loaded_after": None,
+        "compiled_after": None,
+        "first_step_after": None,
+        "steps_lost": None,
+        "decision": None,
+        "rule": finding.rule,
+        "budget_left": None,
+        "free": finding.free,
+    }
+
+
+def decided(decision: Decision) -> dict[str, Any]:
+    """What the decision adds to the incident."""
+    return {
+        "decision": ("restart" if decision.retry else "stop") + f": {decision.reason}",
+        "budget_left": "unlimited" if decision.budget_left is None else decision.budget_left,
+    }
+
+
+def recovered(
+    gang: Gang, *, fault_at: float, allocated_at: float, steps_before: int, resumed_step: int
+) -> dict[str, Any]:
+    """What the first new step adds: the split, in the order of the way back."""
+    return {
+        "allocated_after": _since(allocated_at, fault_at),
+        **{name: _since(gang.entered(phase), fault_at) for name, phase in _FROM_PHASE.items()},
+        "first_step_after": _since(gang.first_step_at, fault_at),
+        "steps_lost": max(0, steps_before - resumed_step),
+    }
+
+
+
+def _since(at: float | None, origin: float) -> float | None:
+    return None if at is None else round(max(0.0, at - origin), 4)

@@ -1,0 +1,113 @@
+"""The journal of a run: one JSON line an event, append only, durable before it is believed.
+
+What is known about a run is a fold over its journal, so a crash at any instant loses at
+most a line that was never acted upon. Standard library only (the supervisor writes too).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.states import JobState
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `time` is Unix seconds; `state` is set if the job moved."""
+
+    time: float
+    kind: str
+    attempt: int
+    state: JobState | None
+    reason: str
+    data: dict[str, Any]
+
+
+class Journal:
+    """The writing end. Every append is on disk when the call returns (OSError otherwise)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(
+        self,
+        kind: str,
+        reason: str = "",
+        *,
+        attempt: int = 0,
+        state: JobState | None = None,
+        **data: Any,
+    ) -> Event:
+        """Record an event, with the move of the job that it explains, as one line."""
+        event = Event(time.time(), kind, attempt, state, reason, data)
+        append_line(
+            self._path,
+            {
+                "time": event.time,
+                "kind": kind,
+                "attempt": attempt,
+                **({"state": state.value} if state else {}),
+                "reason": reason,
+                **({"data": data} if data else {}),
+            },
+        )
+        return event
+
+
+def append_line(path: Path, document: dict[str, Any]) -> None:
+    """Append one JSON line with a single write and make it durable.
+
+    A torn last line, left by a crash or a full disk, is closed off first: readers skip it.
+    """
+    line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        written = os.write(descriptor, line)
+        if written != len(line):
+            raise OSError(28, f"only {written} of {len(line)} bytes fitted", str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole JSON lines of a file; torn ones are left out."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in raw.split(b"\n"):
+        if not line:
+            continue
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(document, dict):
+            yield document
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of a journal, oldest first."""
+    return [_event(document) for document in read_lines(path)]
+
+
+def _event(document: dict[str, Any]) -> Event:
+    state = document.get("state")
+    return Event(
+        time=float(document.get("time", 0.0)),
+        kind=str(document.get("kind", "")),
+        attempt=int(document.get("attempt", 0)),
+        state=JobState(state) if state else None,
+        reason=str(document.get("reason", "")),
+        data=document.get("data", {}),
+    )

@@ -1,0 +1,105 @@
+"""How one process is started: the value that a plan makes and a supervisor carries out.
+
+Standard library only (supervisor and fork server use it).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator import processes
+
+
+MARK = "MUSTER_RUN_ID"
+"""Environment variable that marks every process of a run, to find what escaped."""
+
+
+@dataclass(frozen=True)
+class ProcessPlan:
+    """A process to start. `rank` None is the rendezvous scheduler.
+
+    `module` with `arguments` may be started by fork; `argv` is what a plain start executes.
+    """
+
+    rank: int | None
+    module: str | None
+    arguments: tuple[str, ...]
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    workdir: str
+    log: str
+    cpus: tuple[int, ...]
+    heartbeat: str | None
+    error_file: str | None
+    start: str  # fork, spawn, or auto: fork, and spawn if the fork server refuses
+
+    @property
+    def label(self) -> str:
+        return "scheduler" if self.rank is None else f"rank {self.rank}"
+
+    def to_document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> ProcessPlan:
+        return cls(
+            **{
+                **document,
+                "arguments": tuple(document["arguments"]),
+                "argv": tuple(document["argv"]),
+                "cpus": tuple(document["cpus"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ForkServerPlan:
+    """One fork server: what it is started with and what it imports before its first fork."""
+
+    python: str
+    environment: Mapping[str, str]
+    workdir: str
+    preload: tuple[str, ...]
+    log: str
+
+    def to_document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> ForkServerPlan:
+        return cls(**{**document, "preload": tuple(document["preload"])})
+
+
+def settle(launch: ProcessPlan, supervisor: int) -> None:
+    """Make the calling process the one that `launch` describes, all but its program.
+
+    Own session, dies with the supervisor, its CPUs, its output to its log. Runs between
+    fork and exec or in a forked rank: raises OSError.
+    """
+    os.setsid()
+    processes.die_with_parent(supervisor)
+    if launch.cpus:
+        os.sched_setaffinity(0, launch.cpus)
+    os.chdir(launch.workdir)
+    null = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(launch.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+
+
+def freshen_random() -> None:
+    """Give a forked process random states of its own, as a started one would have."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()

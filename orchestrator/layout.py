@@ -1,0 +1,227 @@
+"""Every path of a run: the durable run directory and the node's spool. No other module joins one.
+
+A run directory explains itself at any instant:
+
+    job.yaml            the job as it was given
+    spec.json           the job as it was understood, with every default
+    events.jsonl        what happened and what was decided, append only
+    live.json           who drives the run now (process, spool), while somebody does
+    lock                held by that process
+    attempts/001/       one directory an attempt, never reused
+        plan.json       what was started where
+        exits.jsonl     each process's end, written by the supervisor
+        logs/           rank-0.log … scheduler.log, raw
+        errors/         rank-3.json: the exception that ended it; rank-3.resumed.json: its proof
+        reports/        short texts for the end of the run, e.g. evaluation.txt
+    checkpoints/        step-00000040/ …
+    quarantine/         checkpoints that did not verify, each with REASON.json
+    supervisor.log ray.log
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TMPFS = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run below `root` (absolute)."""
+
+    root: Path
+
+    @property
+    def job_file(self) -> Path:
+        return self.root / "job.yaml"
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.json"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def live(self) -> Path:
+        return self.root / "live.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
+    def ray_log(self) -> Path:
+        return self.root / "ray.log"
+
+    def attempt(self, number: int) -> AttemptDirectory:
+        """Paths of one attempt, counted from 1."""
+        return AttemptDirectory(self.root / "attempts" / f"{number:03d}")
+
+    def attempts(self) -> list[int]:
+        """The attempts that have a directory, ascending."""
+        try:
+            names = os.listdir(self.root / "attempts")
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def is_run(self) -> bool:
+        """Whether a run was ever begun here."""
+        return self.spec.is_file() and self.events.is_file()
+
+
+@dataclass(frozen=True)
+class AttemptDirectory:
+    """Paths of one attempt; an attempt's processes write nowhere else but to checkpoints."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def exits(self) -> Path:
+        return self.root / "exits.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def errors(self) -> Path:
+        return self.root / "errors"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    def log(self, rank: int | None) -> Path:
+        """A rank's raw output; of the rendezvous scheduler for None."""
+        return self.logs / ("scheduler.log" if rank is None else f"rank-{rank}.log")
+
+    def error(self, rank: int) -> Path:
+        return self.errors / f"rank-{rank}.json"
+
+    def resumed(self, rank: int) -> Path:
+        return self.errors / f"rank-{rank}.resumed.json"
+
+    def create(self) -> None:
+        """Make the directories; an attempt's directory must be new (FileExistsError)."""
+        self.root.mkdir(parents=True)
+        self.logs.mkdir()
+        self.errors.mkdir()
+        self.reports.mkdir()
+
+
+@dataclass(frozen=True)
+class Spool:
+    """What lives only as long as the run's processes: sockets, heartbeats, Ray's session."""
+
+    root: Path
+    ray: Path
+
+    @classmethod
+    def create(cls) -> Spool:
+        """A new private spool; heartbeats on tmpfs where there is one."""
+        root = Path(tempfile.mkdtemp(prefix="muster-", dir=_spool_base()))
+        # Ray puts Unix sockets deep below its directory: the path must stay short.
+        ray = Path(tempfile.mkdtemp(prefix="muster-ray-"))
+        return cls(root, ray)
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "control.sock"
+
+    @property
+    def owner(self) -> Path:
+        return self.root / "owner.json"
+
+    def heartbeat(self, attempt: int, rank: int) -> Path:
+        return self.root / f"{attempt:03d}-{rank}.beat"
+
+    @classmethod
+    def all(cls) -> list[Spool]:
+        """Every spool of this user on this machine, those of dead runs included."""
+        found = []
+        for owner in _spool_base().glob("muster-*/owner.json"):
+            document = read_json(owner)
+            if owner.parent.stat().st_uid == os.getuid() and document:
+                found.append(cls(owner.parent, Path(document["ray"])))
+        return found
+
+    def to_document(self) -> dict[str, str]:
+        return {"root": str(self.root), "ray": str(self.ray)}
+
+    @classmethod
+    def from_document(cls, document: dict[str, str]) -> Spool:
+        return cls(Path(document["root"]), Path(document["ray"]))
+
+    def remove(self) -> None:
+        """Remove what is left; safe to call twice and from two processes."""
+        for directory in (self.root, self.ray):
+            if directory.name.startswith("muster-"):
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file whole or not at all: aside, fsync, rename, fsync of the directory."""
+    data = json.dumps(document, indent=1, sort_keys=False).encode() + b"\n"
+    write_bytes(path, data)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises OSError, leaving what was there before."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any | None:
+    """The document in a file of ours, or None if it is not there (or not whole)."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def _spool_base() -> Path:
+    usable = _TMPFS.is_dir() and os.access(_TMPFS, os.W_OK)
+    return _TMPFS if usable else Path(tempfile.gettempdir())

@@ -1,0 +1,257 @@
+"""The node that a local run uses: Ray reserves it, a supervisor on it owns the ranks.
+
+The one place where the controller meets sockets and processes. What arrives becomes
+messages; what is to happen is sent. Ray runs in a process of its own, so that neither its
+start-up nor its death is felt here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import selectors
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cluster.ports import PortLease
+from cluster.ray_client import Closed, Failed, RayLost, RayNode, Ready, Start
+from orchestrator import processes
+from orchestrator.launch import MARK
+from orchestrator.layout import RunDirectory, Spool
+from orchestrator.link import Link, Message, listen
+from orchestrator.plan import LaunchPlan, user_environment
+
+_READY_TIMEOUT = 120.0
+_CLOSE_TIMEOUT = 15.0
+
+Pump = Callable[[float], None]
+
+
+class NodeError(RuntimeError):
+    """The node cannot be used: Ray or the supervisor does not start."""
+
+
+class LocalNode:
+    """Ray and the supervisor of this machine, for one run."""
+
+    def __init__(
+        self,
+        *,
+        job: str,
+        run_id: str,
+        epoch: int,
+        directory: RunDirectory,
+        spool: Spool,
+        ranks: int,
+        cores: float,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._job = job
+        self._run_id = run_id
+        self._epoch = epoch
+        self._directory = directory
+        self._spool = spool
+        self._environment = user_environment(environment)
+        # Ray counts whole CPUs and ranks may be more than those: every rank a fraction.
+        self._cpus = max(1, math.ceil(cores))
+        self._bundles = [{"CPU": self._cpus / ranks}] * ranks
+        self._listener = listen(spool.socket)
+        self._link: Link | None = None
+        self._ray: RayNode | None = None
+        self._ray_ended = False
+        self._port: PortLease | None = None
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self.supervisor_pid: int | None = None
+
+    # -- coming up --------------------------------------------------------------------------
+
+    def bring_up(self) -> None:
+        """Begin to start Ray and, on it, the supervisor; `wait_ready` waits for both."""
+        self._ray = RayNode.start(
+            temp_dir=str(self._spool.ray),
+            job=f"{self._job}-{self._run_id}",
+            bundles=self._bundles,
+            num_cpus=self._cpus,
+            start=self._supervisor(),
+            log=self._directory.ray_log,
+        )
+        self._selector.register(self._ray, selectors.EVENT_READ)
+
+    def _supervisor(self) -> Start:
+        argv = (
+            sys.executable,
+            "-m",
+            "orchestrator.supervisor",
+            self._run_id,
+            str(self._spool.socket),
+            str(self._directory.root),
+            json.dumps(self._spool.to_document()),
+        )
+        return Start(
+            argv=argv,
+            env={**self._environment, "PYTHONPATH": _import_path(), MARK: self._run_id},
+            cwd=str(self._directory.root),
+            log=str(self._directory.supervisor_log),
+        )
+
+    def wait_ready(self, pump: Pump, timeout: float = _READY_TIMEOUT) -> None:
+        """Return when a supervisor has said hello. Raises NodeError."""
+        deadline = time.monotonic() + timeout
+        while not self.supervised:
+            if time.monotonic() > deadline:
+                raise NodeError(
+                    f"no supervisor after {timeout:.0f} s; see {self._directory.supervisor_log} "
+                    f"and {self._directory.ray_log}"
+                )
+            pump(0.1)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a supervisor answers now."""
+        return self._link is not None and self.supervisor_pid is not None
+
+    def replace_supervisor(self, pump: Pump, timeout: float) -> None:
+        """Have Ray start another supervisor after one has died. Raises NodeError."""
+        if self._ray is None or self._ray_ended:
+            raise NodeError(f"Ray is gone for good; see {self._directory.ray_log}")
+        self._ray.start_supervisor(self._supervisor())
+        self.wait_ready(pump, timeout)
+
+    def ray_pids(self) -> tuple[int, ...]:
+        """The raylet of this run."""
+        session = str(self._spool.ray)
+        return tuple(
+            pid
+            for pid in processes.mentioning(session)
+            if processes.name_of(pid) == "raylet"
+        )
+
+    # -- talking ----------------------------------------------------------------------------
+
+    def poll(self, timeout: float) -> list[Message]:
+        """What has arrived, waiting up to `timeout` seconds for the first of it."""
+        messages: list[Message] = []
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is self._link:
+                messages += self._from_supervisor()
+            else:
+                messages += self._from_ray()
+        if self._link is not None:
+            self._link.flush()
+        return messages
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        self._drop_link()
+        self._link = Link(connection)
+        self._selector.register(self._link, selectors.EVENT_READ)
+
+    def _from_supervisor(self) -> list[Message]:
+        assert self._link is not None
+        messages = []
+        for message in self._link.receive():
+            if message["event"] == "hello":
+                self.supervisor_pid = message["pid"]
+                text = f"pid {message['pid']} owns the ranks of this node"
+                messages.append({**message, "event": "supervisor_started", "text": text})
+            else:
+                messages.append(message)
+        if self._link.closed:
+            self._drop_link()
+            messages.append({"event": "supervisor_lost", "at": time.monotonic()})
+        return messages
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._selector.unregister(self._link)
+            self._link.close()
+        self._link = None
+        self.supervisor_pid = None
+
+    def _from_ray(self) -> list[Message]:
+        assert self._ray is not None
+        messages = []
+        for event in self._ray.poll():
+            match event:
+                case Failed(reason):
+                    raise NodeError(f"Ray does not start the supervisor: {reason}")
+                case RayLost(reason):
+                    text = f"Ray was lost ({reason}); the ranks go on"
+                    messages.append({"event": "ray_lost", "text": text})
+                case Ready(seconds=seconds):
+                    text = f"devices reserved and a supervisor asked for, {sum(seconds.values()):.1f} s"
+                    messages.append({"event": "ray_ready", "text": text, "seconds": dict(seconds)})
+                case Closed():
+                    self._selector.unregister(self._ray)
+                    self._ray_ended = True
+        return messages
+
+    def _command(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.send({"epoch": self._epoch, **message})
+
+    def start(self, attempt: int, plan: LaunchPlan) -> None:
+        """Start every process of a plan."""
+        if plan.fork_server is not None:
+            self._command({"do": "warm", "fork_server": plan.fork_server.to_document()})
+        launches = [process.to_document() for process in plan.processes]
+        self._command({"do": "start", "attempt": attempt, "launches": launches})
+
+    def stop(self, attempt: int, grace: float) -> None:
+        """End every process of the attempt; `stopped` arrives when they are gone."""
+        self._command({"do": "stop", "attempt": attempt, "grace": grace})
+
+    def hold_port(self, lease: PortLease) -> int:
+        """Keep a port leased while the attempt uses it."""
+        self.release_port()
+        self._port = lease
+        return lease.port
+
+    def release_port(self) -> None:
+        if self._port is not None:
+            self._port.release()
+            self._port = None
+
+    # -- going down -------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the supervisor, what it owns, and Ray; nothing of the run is left after it."""
+        supervisor = self.supervisor_pid
+        self._command({"do": "leave"})
+        if self._link is not None:
+            self._link.flush()
+        if supervisor is not None:
+            self._await_end(supervisor)
+        if self._ray is not None:
+            # After a time-out it goes on ending by itself.
+            with contextlib.suppress(TimeoutError):
+                self._ray.close(_CLOSE_TIMEOUT)
+        self._drop_link()
+        self.release_port()
+        self._listener.close()
+        self._selector.close()
+        self._spool.remove()
+
+    def _await_end(self, pid: int) -> None:
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
+        while processes.state_of(pid) not in (None, "Z") and time.monotonic() < deadline:
+            if self._link is not None:
+                self._link.flush()
+                self._link.receive()
+            time.sleep(0.01)
+        if processes.state_of(pid) not in (None, "Z"):
+            os.kill(pid, 9)
+
+
+def _import_path() -> str:
+    """A PYTHONPATH with which every process of the run imports this very muster."""
+    here = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    return f"{here}{os.pathsep}{inherited}" if inherited else here

@@ -1,0 +1,288 @@
+"""From a job and a placement to what will be started: a value to print, compare and test.
+
+Pure, but for nothing: no path is created, no port is leased and no process is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.allocate import Assignment, Placement
+from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
+from orchestrator.layout import RunDirectory, Spool
+from orchestrator.spec import DeviceKind, JobSpec, LaunchMode, StartMethod
+
+PORT_LATER = "<leased at start>"
+"""Stands for the scheduler's port in a plan that starts nothing."""
+
+_SCHEDULER_HOST = "127.0.0.1"
+# Above every hang limit of ours: muster alone decides who is dead.
+_NODE_TIMEOUT_SECONDS = 7 * 24 * 3600
+_TOPOLOGY_TIMEOUT_SECONDS = 600
+
+_NOT_INHERITED_PREFIXES = ("RAY_", "MS_", "MUSTER_")
+_NOT_INHERITED = frozenset(
+    {
+        "RANK_ID",
+        "RANK_SIZE",
+        "LOCAL_RANK",
+        "DEVICE_ID",
+        "RANK_TABLE_FILE",
+        "OMP_NUM_THREADS",
+        "ASCEND_RT_VISIBLE_DEVICES",
+        "CUDA_VISIBLE_DEVICES",
+        "PYTHONUNBUFFERED",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What distinguishes one attempt from the next. `port` None: not leased yet."""
+
+    number: int
+    run_id: str
+    resume_from: Path | None
+    port: int | None
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """One rank: where it runs and how it is started."""
+
+    assignment: Assignment
+    process: ProcessPlan
+    environment: Mapping[str, str]
+    """What muster and the job set; the user's own environment comes below it."""
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything that one attempt starts."""
+
+    job: str
+    attempt: Attempt
+    ranks: tuple[RankPlan, ...]
+    scheduler: ProcessPlan | None
+    scheduler_environment: Mapping[str, str]
+    fork_server: ForkServerPlan | None
+    notes: tuple[str, ...]
+
+    @property
+    def processes(self) -> tuple[ProcessPlan, ...]:
+        """All processes, the scheduler first: ranks look for it at once."""
+        ranks = tuple(rank.process for rank in self.ranks)
+        return (self.scheduler, *ranks) if self.scheduler else ranks
+
+    def to_document(self) -> dict[str, Any]:
+        """The plan as `muster plan --json` prints it."""
+        nodes = {rank.assignment.node: None for rank in self.ranks}
+        return {
+            "job": self.job,
+            "attempt": self.attempt.number,
+            "resume_from": _text(self.attempt.resume_from),
+            "nodes": [
+                {
+                    "name": node,
+                    "ranks": [r.assignment.rank for r in self.ranks if r.assignment.node == node],
+                }
+                for node in nodes
+            ],
+            "rank_table": None,
+            "scheduler": self._scheduler_document(),
+            "fork_server": {"preload": list(self.fork_server.preload)}
+            if self.fork_server
+            else None,
+            "notes": list(self.notes),
+            "ranks": [_rank_document(rank) for rank in self.ranks],
+        }
+
+    def _scheduler_document(self) -> dict[str, Any] | None:
+        if self.scheduler is None:
+            return None
+        return {
+            "host": _SCHEDULER_HOST,
+            "port": self.attempt.port,
+            "argv": list(self.scheduler.argv),
+            "env": dict(self.scheduler_environment),
+            "log": self.scheduler.log,
+        }
+
+
+def make_plan(
+    spec: JobSpec,
+    placement: Placement,
+    attempt: Attempt,
+    directory: RunDirectory,
+    spool: Spool,
+    inherited: Mapping[str, str],
+) -> LaunchPlan:
+    """What to start for `attempt`; `inherited` is the user's environment."""
+    base = user_environment(inherited)
+    gang = _Gang(spec, placement, attempt, directory, spool, base)
+    forks = spec.start_method is StartMethod.FORK
+    return LaunchPlan(
+        job=spec.name,
+        attempt=attempt,
+        ranks=tuple(gang.rank(assignment) for assignment in placement.assignments),
+        scheduler=gang.scheduler() if spec.launch.mode is LaunchMode.DYNAMIC else None,
+        scheduler_environment=gang.scheduler_environment(),
+        fork_server=gang.fork_server() if forks else None,
+        notes=placement.notes,
+    )
+
+
+def user_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment without what would confuse a rank: Ray's, MindSpore's, ours."""
+    return {
+        name: value
+        for name, value in inherited.items()
+        if name not in _NOT_INHERITED and not name.startswith(_NOT_INHERITED_PREFIXES)
+    }
+
+
+@dataclass(frozen=True)
+class _Gang:
+    spec: JobSpec
+    placement: Placement
+    attempt: Attempt
+    directory: RunDirectory
+    spool: Spool
+    base: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        return len(self.placement.assignments)
+
+    def rank(self, assignment: Assignment) -> RankPlan:
+        environment = {**self._imported(assignment.threads), **self._contract(assignment)}
+        files = self.directory.attempt(self.attempt.number)
+        process = ProcessPlan(
+            rank=assignment.rank,
+            module=self.spec.module,
+            arguments=self.spec.argv_args,
+            argv=self._argv(),
+            environment={**self.base, **environment},
+            workdir=str(self.spec.workdir),
+            log=str(files.log(assignment.rank)),
+            cpus=assignment.cpus,
+            heartbeat=environment["MUSTER_HEARTBEAT"],
+            error_file=environment["MUSTER_ERROR_FILE"],
+            start=self._start(),
+        )
+        return RankPlan(assignment, process, environment)
+
+    def scheduler(self) -> ProcessPlan:
+        return ProcessPlan(
+            rank=None,
+            module="orchestrator.scheduler",
+            arguments=(),
+            argv=(sys.executable, "-m", "orchestrator.scheduler"),
+            environment={**self.base, **self.scheduler_environment()},
+            workdir=str(self.spec.workdir),
+            log=str(self.directory.attempt(self.attempt.number).log(None)),
+            cpus=(),
+            heartbeat=None,
+            error_file=None,
+            start="auto" if self.spec.start_method is StartMethod.FORK else "spawn",
+        )
+
+    def scheduler_environment(self) -> dict[str, str]:
+        if self.spec.launch.mode is not LaunchMode.DYNAMIC:
+            return {}
+        return {
+            **self._imported(1),
+            MARK: self.attempt.run_id,
+            "RANK_ID": "0",
+            **self._rendezvous("MS_SCHED"),
+        }
+
+    def fork_server(self) -> ForkServerPlan:
+        threads = min(assignment.threads for assignment in self.placement.assignments)
+        return ForkServerPlan(
+            python=sys.executable,
+            environment={**self.base, **self._imported(threads), MARK: self.attempt.run_id},
+            workdir=str(self.spec.workdir),
+            preload=self.spec.launch.preload,
+            log=str(self.directory.supervisor_log),
+        )
+
+    def _start(self) -> str:
+        if self.spec.start_method is StartMethod.SPAWN:
+            return "spawn"
+        return self.spec.launch.start.value  # fork, or auto that may fall back
+
+    def _argv(self) -> tuple[str, ...]:
+        if self.spec.command is not None:
+            return (*self.spec.command, *self.spec.argv_args)
+        module = str(self.spec.module)
+        return (sys.executable, "-m", "orchestrator.entry", module, *self.spec.argv_args)
+
+    def _imported(self, threads: int) -> dict[str, str]:
+        """Variables that libraries read when they are imported; the job's own win."""
+        own = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        if self.spec.resources.device is DeviceKind.CPU:
+            # With AVX-512 oneDNN takes a reference kernel for 3x3 convolutions of plain
+            # layouts, 16 to 37 times slower than what it finds below it.
+            own["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+        return {**own, **self.spec.env}
+
+    def _contract(self, assignment: Assignment) -> dict[str, str]:
+        files = self.directory.attempt(self.attempt.number)
+        rank = assignment.rank
+        checkpoint = {
+            "directory": str(self.directory.checkpoints),
+            "every_steps": self.spec.checkpoint.every_steps,
+        }
+        contract = {
+            MARK: self.attempt.run_id,
+            "RANK_ID": str(rank),
+            "RANK_SIZE": str(self.size),
+            "LOCAL_RANK": str(assignment.local_rank),
+            "DEVICE_ID": str(assignment.local_rank),
+            "MUSTER_JOB": self.spec.name,
+            "MUSTER_ATTEMPT": str(self.attempt.number),
+            "MUSTER_RUN_DIR": str(self.directory.root),
+            "MUSTER_RESUME_FROM": _text(self.attempt.resume_from) or "",
+            "MUSTER_BACKEND": self.spec.resources.device.value,
+            "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
+            "MUSTER_ERROR_FILE": str(files.error(rank)),
+            "MUSTER_CHECKPOINT": json.dumps(checkpoint),
+            "MUSTER_SNAPSHOT": "{}",
+        }
+        if self.spec.launch.mode is LaunchMode.DYNAMIC:
+            contract |= self._rendezvous("MS_WORKER") | {"MS_NODE_ID": str(rank)}
+        return contract
+
+    def _rendezvous(self, role: str) -> dict[str, str]:
+        port = PORT_LATER if self.attempt.port is None else str(self.attempt.port)
+        return {
+            "MS_ROLE": role,
+            "MS_WORKER_NUM": str(self.size),
+            "MS_SCHED_HOST": _SCHEDULER_HOST,
+            "MS_SCHED_PORT": port,
+            "MS_NODE_TIMEOUT": str(_NODE_TIMEOUT_SECONDS),
+            "MS_TOPO_TIMEOUT": str(_TOPOLOGY_TIMEOUT_SECONDS),
+        }
+
+
+def _rank_document(rank: RankPlan) -> dict[str, Any]:
+    return {
+        "rank": rank.assignment.rank,
+        "node": rank.assignment.node,
+        "device": f"{rank.assignment.device.kind.value}:{rank.assignment.device.index}",
+        "cpus": list(rank.assignment.cpus),
+        "env": dict(rank.environment),
+        "argv": list(rank.process.argv),
+        "log": rank.process.log,
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else os.fspath(path)

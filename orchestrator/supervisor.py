@@ -1,0 +1,416 @@
+"""The supervisor: one small process a node that owns the ranks there.
+
+`python -m orchestrator.supervisor RUN_ID SOCKET RUN_DIR SPOOL_JSON`. It starts ranks,
+records every exit the moment it happens, passes heartbeats on, and stops a gang so that
+nothing of it is left. It never imports MindSpore or Ray and survives the death of both.
+In an embedded run it ends with its controller: the end of their conversation tells.
+
+One thread, one selector. Messages in: warm, start, stop, leave. Messages out: hello,
+warmed, started, start_failed, beats, exit, stopped, note. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestrator import processes
+from orchestrator.forkclient import ForkClient
+from orchestrator.heartbeat import Heartbeat, read_heartbeat
+from orchestrator.journal import append_line
+from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, settle
+from orchestrator.layout import RunDirectory, Spool
+from orchestrator.link import Link, Message
+
+_TICK = 0.1
+_TICK_STOPPING = 0.01
+_STOP_TIMEOUT = 10.0
+_RAY_GRACE = 9.0
+
+
+@dataclass
+class Child:
+    """A process that was started for an attempt."""
+
+    launch: ProcessPlan
+    attempt: int
+    identity: processes.Identity
+    beat: Heartbeat | None = None
+
+
+@dataclass
+class Stopping:
+    """A stop under way: TERM was sent; KILL follows at `kill_at`; given up at `give_up_at`."""
+
+    attempt: int
+    kill_at: float
+    give_up_at: float
+
+
+class Supervisor:
+    """See the module; `run` returns when everything that it owned is gone."""
+
+    def __init__(self, run_id: str, link: Link, directory: RunDirectory, spool: Spool) -> None:
+        self._run_id = run_id
+        self._link = link
+        self._directory = directory
+        self._spool = spool
+        self._epoch = 0
+        self._attempt = 0
+        self._children: dict[int, Child] = {}
+        self._unclaimed: dict[int, int] = {}
+        self._stopping: Stopping | None = None
+        self._fork = ForkClient(os.getpid())
+        self._leaving = False
+        self._orphaned = False
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._wakeup_in = socket.socketpair()
+
+    def run(self) -> None:
+        """Serve until told to leave or until the controller is gone."""
+        self._install_signals()
+        processes.become_subreaper()
+        clear_leftovers(self._run_id)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._selector.register(self._link, selectors.EVENT_READ)
+        identity = processes.identify(os.getpid())
+        if identity is None:
+            raise OSError("cannot read /proc: it must be mounted")
+        self._send({"event": "hello", **asdict(identity)})
+        next_beat = 0.0
+        while not (self._leaving and self._stopping is None):
+            for key, _ in self._selector.select(_TICK_STOPPING if self._stopping else _TICK):
+                self._readable(key.fileobj)
+            self._reap()
+            self._link.flush()
+            if self._stopping:
+                self._push_stop()
+            if time.monotonic() >= next_beat:
+                self._pass_beats()
+                next_beat = time.monotonic() + _TICK
+        self._end()
+
+    # -- events -----------------------------------------------------------------------------
+
+    def _install_signals(self) -> None:
+        self._wakeup.setblocking(False)
+        self._wakeup_in.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_in.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._leave())
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _readable(self, source: object) -> None:
+        if source is self._wakeup:
+            self._wakeup.recv(4096)
+        elif source is self._link:
+            for message in self._link.receive():
+                self._obey(message)
+            if self._link.closed:
+                self._selector.unregister(self._link)
+                self._orphaned = not self._leaving
+                self._leave()
+        else:
+            self._take_fork_replies()
+
+    def _obey(self, message: Message) -> None:
+        epoch = int(message.get("epoch", 0))
+        if epoch < self._epoch:
+            self._note(f"refused a command of controller epoch {epoch}: {self._epoch} is in charge")
+            return
+        self._epoch = epoch
+        match message.get("do"):
+            case "warm":
+                self._warm(ForkServerPlan.from_document(message["fork_server"]))
+            case "start":
+                self._start(int(message["attempt"]), message["launches"])
+            case "stop":
+                self._stop(float(message["grace"]))
+            case "leave":
+                self._leave()
+            case other:
+                self._note(f"unknown command {other!r}")
+
+    def _send(self, message: Message) -> None:
+        if not self._link.closed:
+            self._link.send(message)
+
+    def _note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        self._send({"event": "note", "text": text})
+
+    # -- starting ---------------------------------------------------------------------------
+
+    def _warm(self, plan: ForkServerPlan) -> None:
+        old = self._fork.fileno()
+        if self._fork.ensure(plan):
+            if old >= 0:
+                self._selector.unregister(old)
+            self._selector.register(self._fork.fileno(), selectors.EVENT_READ, None)
+
+    def _start(self, attempt: int, launches: list[Message]) -> None:
+        self._attempt = attempt
+        for document in launches:
+            launch = ProcessPlan.from_document(document)
+            if launch.start == "spawn" or not self._fork.alive:
+                self._spawn(launch)
+            else:
+                self._fork.request(launch)
+
+    def _take_fork_replies(self) -> None:
+        descriptor = self._fork.fileno()
+        for reply in self._fork.replies():
+            if reply.ready is not None:
+                self._send({"event": "warmed", "seconds": reply.ready, "failed": reply.failed})
+            elif reply.launch is None:
+                continue
+            elif reply.pid is not None:
+                self._adopt(reply.launch, reply.pid)
+            else:
+                self._without_fork(reply.launch, reply.refused or "no reason given")
+        if not self._fork.alive:
+            self._selector.unregister(descriptor)
+            lost = self._fork.abandon()
+            self._note(f"the fork server ended ({len(lost)} starts were pending)")
+            for launch in lost:
+                self._without_fork(launch, "the fork server ended")
+
+    def _without_fork(self, launch: ProcessPlan, reason: str) -> None:
+        """Start a rank plainly after the fork server refused, if the job allows that."""
+        if launch.start == "auto":
+            self._note(f"{launch.label}: started without the fork server: {reason}")
+            self._spawn(launch)
+        else:
+            self._start_failed(launch, f"launch.start is fork, but: {reason}")
+
+    def _spawn(self, launch: ProcessPlan) -> None:
+        supervisor = os.getpid()
+        try:
+            process = subprocess.Popen(
+                launch.argv,
+                env=dict(launch.environment),
+                stdin=subprocess.DEVNULL,
+                preexec_fn=lambda: settle(launch, supervisor),  # this process has one thread
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            self._start_failed(launch, _why_not_started(launch, error))
+            return
+        process.returncode = 0  # its exit is ours to collect, not Popen's
+        self._adopt(launch, process.pid)
+
+    def _start_failed(self, launch: ProcessPlan, reason: str) -> None:
+        self._send(
+            {
+                "event": "start_failed",
+                "attempt": self._attempt,
+                "rank": launch.rank,
+                "reason": reason,
+            }
+        )
+
+    def _adopt(self, launch: ProcessPlan, pid: int) -> None:
+        identity = processes.identify(pid) or processes.Identity(pid, 0, processes.boot_id())
+        self._children[pid] = Child(launch, self._attempt, identity)
+        self._send(
+            {
+                "event": "started",
+                "attempt": self._attempt,
+                "rank": launch.rank,
+                "pid": pid,
+                "start_time": identity.start_time,
+                "at": time.monotonic(),
+            }
+        )
+        if pid in self._unclaimed:
+            self._exited(pid, self._unclaimed.pop(pid), time.monotonic())
+
+    # -- ends -------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        """Collect every process that has ended, ours or adopted."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            at = time.monotonic()
+            _, status = os.waitpid(ended.si_pid, 0)
+            if ended.si_pid in self._children:
+                self._exited(ended.si_pid, status, at)
+            else:
+                self._unclaimed[ended.si_pid] = status
+
+    def _exited(self, pid: int, status: int, at: float) -> None:
+        child = self._children.pop(pid)
+        code = os.waitstatus_to_exitcode(status)
+        record = {
+            "rank": child.launch.rank,
+            "pid": pid,
+            "start_time": child.identity.start_time,
+            "code": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            "at": at,
+            "time": time.time(),
+            "asked": self._stopping is not None,
+        }
+        self._pass_beat(child)
+        # Say it first: the record is for whoever comes later, the controller waits now.
+        self._send({"event": "exit", "attempt": child.attempt, **record})
+        try:
+            append_line(self._directory.attempt(child.attempt).exits, record)
+        except OSError as error:
+            self._note(f"could not record the exit of {child.launch.label}: {error}")
+
+    def _stop(self, grace: float) -> None:
+        """End every process of the attempt: TERM and `grace` seconds, or KILL at once."""
+        now = time.monotonic()
+        if grace > 0:
+            for pid in list(self._children):
+                _signal_group(pid, signal.SIGTERM)
+        self._stopping = Stopping(self._attempt, now + grace, now + grace + _STOP_TIMEOUT)
+        self._push_stop()
+
+    def _push_stop(self) -> None:
+        assert self._stopping is not None
+        now = time.monotonic()
+        left = [pid for pid in processes.descendants(os.getpid()) if pid not in self._fork.pids]
+        if left and now >= self._stopping.kill_at:
+            for pid in left:
+                # A process group reaches children that are being forked right now.
+                _signal_group(pid, signal.SIGKILL)
+                processes.kill_quietly(pid)
+        # A fork that was asked for may still come; a dead leader's threads may still run.
+        busy = left or self._children or self._fork.owes
+        if busy and now < self._stopping.give_up_at:
+            return
+        stuck = [{"pid": pid, "state": processes.state_of(pid)} for pid in left]
+        self._send(
+            {"event": "stopped", "attempt": self._stopping.attempt, "at": now, "stuck": stuck}
+        )
+        self._stopping = None
+
+    def _leave(self) -> None:
+        self._leaving = True
+        self._stop(0)
+
+    def _end(self) -> None:
+        """Take the fork server and the spool away; explain an end that nobody ordered."""
+        self._fork.close()
+        _await_end(lambda: not processes.descendants(os.getpid()), _STOP_TIMEOUT)
+        if self._orphaned:
+            self._explain_orphaned()
+            clear_ray(self._spool)
+        self._link.close()
+        self._spool.remove()
+
+    def _explain_orphaned(self) -> None:
+        event = {
+            "time": time.time(),
+            "kind": "controller_lost",
+            "attempt": self._attempt,
+            "reason": "the controller ended without a word; its ranks were stopped",
+        }
+        try:
+            append_line(self._directory.events, event)
+        except OSError as error:
+            print(f"could not write {self._directory.events}: {error}", file=sys.stderr)
+
+    # -- heartbeats -------------------------------------------------------------------------
+
+    def _pass_beats(self) -> None:
+        if not self._link.behind:
+            for child in self._children.values():
+                self._pass_beat(child)
+
+    def _pass_beat(self, child: Child) -> None:
+        if child.launch.heartbeat is None:
+            return
+        beat = read_heartbeat(child.launch.heartbeat)
+        if beat is not None and beat != child.beat:
+            child.beat = beat
+            self._send(
+                {
+                    "event": "beat",
+                    "attempt": child.attempt,
+                    "rank": child.launch.rank,
+                    "beat": asdict(beat),
+                }
+            )
+
+
+def clear_leftovers(run_id: str) -> None:
+    """Kill what a dead predecessor of this run left behind, and wait until it is gone."""
+    keep = {os.getpid(), os.getppid()}
+
+    def left() -> list[int]:
+        return [pid for pid in processes.marked(MARK, run_id) if pid not in keep]
+
+    def gone() -> bool:
+        pids = [pid for pid in left() if processes.state_of(pid) not in (None, "Z")]
+        for pid in pids:
+            processes.kill_quietly(pid)
+        return not pids
+
+    if not _await_end(gone, _STOP_TIMEOUT):
+        print(f"processes of an earlier attempt do not die: {left()}", file=sys.stderr)
+
+
+def clear_ray(spool: Spool) -> None:
+    """After the controller's death: Ray's keeper cleans up by itself; see that it did."""
+    if _await_end(lambda: not spool.ray.exists(), _RAY_GRACE):
+        return
+    for pid in processes.mentioning(str(spool.ray)):
+        if pid != os.getpid():
+            processes.kill_quietly(pid)
+
+
+def _await_end(condition: object, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _signal_group(pid: int, number: int) -> None:
+    """Signal the process group that `pid` leads; every rank leads its own."""
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _why_not_started(launch: ProcessPlan, error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{launch.argv[0]}: no such program (looked for from {launch.workdir})"
+    if isinstance(error, PermissionError):
+        return f"{launch.argv[0]}: not executable: {error.strerror}"
+    return f"{launch.argv[0]}: {error}"
+
+
+def main() -> None:
+    """Dial the controller and serve it."""
+    run_id, socket_path, run_dir, spool = sys.argv[1:]
+    try:
+        link = Link.dial(Path(socket_path))
+    except OSError as error:
+        sys.exit(f"the controller does not answer on {socket_path}: {error}")
+    directory = RunDirectory(Path(run_dir))
+    Supervisor(run_id, link, directory, Spool.from_document(json.loads(spool))).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""A private Ray, started, broken by SIGKILL and taken away, with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.detach import detach, package_path, start_time, stat_fields
+from cluster.ray_client import (
+    Closed,
+    Event,
+    Failed,
+    Members,
+    ProcessId,
+    RayFailed,
+    RayLost,
+    RayNode,
+    Start,
+)
+from cluster.ray_keeper import remove_tree, session_members
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray not installed")
+
+READY_S = 180.0
+GONE_S = 15.0
+
+CONTROLLER = """
+import json, sys, time
+from cluster.ray_client import RayNode, Start
+ask = json.loads(sys.argv[1])
+node = RayNode.start(**{**ask, "start": Start(**ask["start"])})
+print(json.dumps({"keeper": node.pid}), flush=True)
+ready = node.ready(180)
+print(json.dumps({"supervisor": ready.supervisor.pid}), flush=True)
+time.sleep(600)
+"""
+
+
+def until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    """Poll `true` until it holds; fail with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def alive(process: ProcessId) -> bool:
+    """Whether this very process runs."""
+    with contextlib.suppress(OSError):
+        return start_time(process.pid) == process.start_time and stat_fields(process.pid)[0] != "Z"
+    return False
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, if it is there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def mentioning(text: str) -> dict[int, str]:
+    """Command lines that hold `text`, by pid."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if text in command:
+                found[int(entry.name)] = command
+    return found
+
+
+def pid_of(program: str, temp_dir: Path) -> int:
+    """The one process of `temp_dir`'s Ray whose program is `program`."""
+    found = [
+        pid
+        for pid, command in mentioning(f"{temp_dir}/").items()
+        if Path(command.split()[0]).name == program
+    ]
+    assert len(found) == 1, (program, found)
+    return found[0]
+
+
+def shared_memory() -> set[str]:
+    """Object stores visible in shared memory."""
+    return {path.name for path in Path("/dev/shm").glob("plasma*")}
+
+
+def wait_for(node: RayNode, seconds: float) -> tuple[Event, ...]:
+    """The next events of a node."""
+    assert select.select([node], [], [], seconds)[0], "no event"
+    return node.poll()
+
+
+@pytest.fixture
+def temp_dir() -> Iterator[Path]:
+    """A path short enough for Ray's sockets; it does not exist yet."""
+    path = Path(tempfile.mkdtemp(prefix="mr"))
+    path.rmdir()
+    yield path
+    left = mentioning(f"{path}/")
+    remove_tree(str(path))
+    assert not left
+
+
+def sleeper(tmp_path: Path) -> Start:
+    """A stand-in for a supervisor."""
+    program = "import os, time; print(sorted(os.environ), flush=True); time.sleep(600)"
+    return Start(
+        argv=(sys.executable, "-S", "-c", program),
+        env={"ONLY": "this", "LC_CTYPE": "C.UTF-8"},
+        cwd=str(tmp_path),
+        log=str(tmp_path / "supervisor.log"),
+    )
+
+
+@needs_ray
+def test_supervisors_outlive_raylet_and_gcs(temp_dir: Path, tmp_path: Path) -> None:
+    """Each loss is told at once, a start brings a new Ray, and nothing of the old one is left."""
+    before = shared_memory()
+    start = sleeper(tmp_path)
+    node = RayNode.start(
+        temp_dir=str(temp_dir),
+        job="drill",
+        bundles=[{"CPU": 0.25}] * 8,
+        num_cpus=2,
+        start=start,
+        log=tmp_path / "ray.log",
+    )
+    supervisors = []
+    try:
+        supervisors.append(node.ready(READY_S).supervisor)
+        log = tmp_path / "supervisor.log"
+        until(lambda: log.exists() and "\n" in log.read_text(), 10, "the supervisor says nothing")
+        assert log.read_text() == "['LC_CTYPE', 'ONLY']\n"
+        assert os.getsid(supervisors[0].pid) == supervisors[0].pid
+        assert os.getpriority(os.PRIO_PROCESS, supervisors[0].pid) == os.getpriority(
+            os.PRIO_PROCESS, 0
+        )
+
+        node.ask_members()
+        (members,) = wait_for(node, 20)
+        assert isinstance(members, Members)
+        assert [(m.alive, m.resources["CPU"]) for m in members.nodes] == [(True, 2.0)]
+
+        node.start_supervisor(Start(("/no/such/program",), {}, "/", start.log))
+        (failed,) = wait_for(node, 60)
+        assert isinstance(failed, Failed) and "/no/such/program" in failed.reason
+
+        for victim in ("raylet", "gcs_server"):
+            lose(node, pid_of(victim, temp_dir), victim, temp_dir)
+            node.start_supervisor(start)
+            supervisors.append(node.ready(READY_S).supervisor)
+        lose(node, parent_of(pid_of("raylet", temp_dir)), "died", temp_dir)
+        node.ask_members()
+        assert wait_for(node, 10) == (Members(()),)
+        node.close()
+        assert node.poll() == (Closed(),)
+        assert all(alive(supervisor) for supervisor in supervisors)
+        assert not temp_dir.exists()
+        assert shared_memory() <= before
+    finally:
+        for supervisor in supervisors:
+            kill(supervisor.pid)
+        kill_node(node)
+
+
+def lose(node: RayNode, victim: int, name: str, temp_dir: Path) -> None:
+    """Kill a part of Ray; the loss is told, and nothing of that Ray is left."""
+    os.kill(victim, signal.SIGKILL)
+    (lost,) = wait_for(node, 10)
+    assert isinstance(lost, RayLost) and name in lost.reason
+    assert not mentioning(f"{temp_dir}/")
+    assert not temp_dir.exists()
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process."""
+    return int(stat_fields(pid)[1])
+
+
+def kill_node(node: RayNode) -> None:
+    """End a node that a failed test left behind."""
+    with contextlib.suppress(TimeoutError, ValueError):
+        node.close(20)
+
+
+@needs_ray
+@pytest.mark.parametrize("moment", ["ready", "starting"])
+def test_nothing_is_left_when_the_controller_is_killed(
+    moment: str, temp_dir: Path, tmp_path: Path
+) -> None:
+    """After SIGKILL of the controller Ray is gone within 15 s; only the supervisor stays."""
+    before = shared_memory()
+    ask = {
+        "temp_dir": str(temp_dir),
+        "job": "orphan",
+        "bundles": [{"CPU": 1}],
+        "num_cpus": 1,
+        "log": str(tmp_path / "ray.log"),
+    }
+    start = sleeper(tmp_path)
+    ask["start"] = {"argv": start.argv, "env": start.env, "cwd": start.cwd, "log": start.log}
+    controller = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, json.dumps(ask)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": package_path()},
+    )
+    assert controller.stdout is not None
+    supervisor: ProcessId | None = None
+    try:
+        keeper = json.loads(controller.stdout.readline())["keeper"]
+        born = start_time(keeper)
+        if moment == "ready":
+            pid = json.loads(controller.stdout.readline())["supervisor"]
+            supervisor = ProcessId(pid, start_time(pid), "")
+        else:
+            until(lambda: bool(mentioning(f"{temp_dir}/session")), READY_S, "Ray does not start")
+        session = os.getsid(next(iter(mentioning(f"{temp_dir}/session"))))
+        assert session != os.getsid(keeper)
+        controller.kill()
+        until(lambda: not alive(ProcessId(keeper, born, "")), GONE_S, "the keeper lives")
+        assert session_members(session) == []
+        assert mentioning(f"{temp_dir}/") == {}
+        assert not temp_dir.exists()
+        assert shared_memory() <= before
+        assert supervisor is None or alive(supervisor)
+    finally:
+        controller.kill()
+        controller.wait(10)
+        controller.stdout.close()
+        if supervisor:
+            kill(supervisor.pid)
+
+
+def test_a_directory_in_use_is_neither_used_nor_removed(temp_dir: Path, tmp_path: Path) -> None:
+    """A temp_dir that is not empty is refused, for it would be removed at the end."""
+    temp_dir.mkdir()
+    (temp_dir / "precious").touch()
+    node = RayNode.start(
+        temp_dir=str(temp_dir),
+        job="no",
+        bundles=[{"CPU": 1}],
+        num_cpus=1,
+        start=sleeper(tmp_path),
+        log=tmp_path / "ray.log",
+    )
+    with pytest.raises(RayFailed, match="not empty"):
+        node.ready(20)
+    node.close()
+    assert (temp_dir / "precious").exists()
+
+
+def test_more_than_there_is_fails_at_once(temp_dir: Path, tmp_path: Path) -> None:
+    """Bundles that cannot fit are refused before Ray starts, in numbers."""
+    node = RayNode.start(
+        temp_dir=str(temp_dir),
+        job="no",
+        bundles=[{"CPU": 0.25}] * 8,
+        num_cpus=1,
+        start=sleeper(tmp_path),
+        log=tmp_path / "ray.log",
+    )
+    with pytest.raises(RayFailed, match="need 2 CPUs, but num_cpus is 1"):
+        node.ready(20)
+    node.close()
+    assert not temp_dir.exists()
+
+
+def test_a_detached_process_inherits_nothing(tmp_path: Path) -> None:
+    """It leads a session, belongs to nobody here, and has only its log and no input open."""
+    program = (
+        "import os; print(os.getsid(0) == os.getpid(), sorted(os.listdir('/proc/self/fd'))[:3],"
+        " os.environ.get('HOME'), os.getcwd(), flush=True)"
+    )
+    start = {
+        "argv": [sys.executable, "-S", "-c", program],
+        "env": {},
+        "cwd": "/",
+        "log": str(tmp_path / "log"),
+    }
+    process = ProcessId(**detach(start))
+    until(lambda: not alive(process), 20, "it does not end")
+    assert (tmp_path / "log").read_text() == "True ['0', '1', '2'] None /\n"
+    assert process.boot_id
+
+
+@pytest.mark.parametrize("change", [{"argv": ["/no/such"]}, {"cwd": "/no/such"}])
+def test_what_cannot_be_started_says_why(change: dict[str, object], tmp_path: Path) -> None:
+    """A missing program or directory raises OSError that names it."""
+    start = {"argv": ["true"], "env": dict(os.environ), "cwd": "/", "log": str(tmp_path / "log")}
+    with pytest.raises(OSError, match="/no/such"):
+        detach({**start, **change})

@@ -1,0 +1,185 @@
+"""Resizing, normalising, recolouring and placing of images and boxes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import transforms
+from model.resample import resize
+from model.transforms import AugmentationSettings, Placement, augment, sample_generator
+
+SHARED = Path(__file__).parents[2] / "shared" / "golden"
+HERE = Path(__file__).parent / "golden_data"
+FILE = SHARED / "training" if (SHARED / "training.npz").exists() else HERE / "training_subset"
+GOLDEN = np.load(FILE.with_suffix(".npz"))
+SETUP = json.loads(FILE.with_suffix(".json").read_text())
+MEASURES = ("nw", "nh", "dx", "dy", "aspect", "kept", "cx", "cy", "area")
+PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+
+quick = settings(deadline=None, max_examples=40)
+seeds = st.integers(0, 2**32)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return a random image."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_evaluation_resizes_and_normalises_as_the_original(case: int) -> None:
+    """Enlarging, shrinking, mixed and equal sizes give the recorded inputs."""
+    side = SETUP[f"resize/{case}"]["to"]
+    given_input = transforms.evaluation_input(GOLDEN[f"resize/{case}/image"], side)
+    expected = GOLDEN[f"resize/{case}/out_every_4"].transpose(2, 0, 1)
+    assert given_input.shape == (3, side, side) and given_input.dtype == np.float32
+    assert np.abs(given_input[:, ::4, ::4] - expected).mean() < 1e-6
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_colours_change_as_in_the_original(case: int) -> None:
+    """Recorded shifts and factors give the recorded pixels."""
+    wanted = GOLDEN[f"colour/{case}/out"].astype(int)
+    how = SETUP[f"colour/{case}"]
+    changed = transforms.distort_colour(
+        GOLDEN["colour/image"], how["hue_shift"], how["saturation_factor"], how["value_factor"]
+    )
+    assert (np.abs(changed - wanted) <= 1).mean() >= 0.99
+
+
+def test_placements_are_distributed_as_in_the_original() -> None:
+    """Sizes, offsets, aspects and kept boxes have the recorded percentiles and flip rate."""
+    setup = SETUP["augmentation"]
+    boxes, draws = np.array(setup["boxes_xyxy_class"]), 8000
+    rows, flips = [], 0
+    for draw in range(draws):
+        place, kept = transforms.choose_placement(
+            sample_generator(1, 0, draw), boxes, tuple(setup["image_wh"]), setup["input"],
+            setup["jitter"],
+        )  # fmt: skip
+        centres, extents = (kept[:, :2] + kept[:, 2:4]) / 2, kept[:, 2:4] - kept[:, :2]
+        rows.append([
+            place.width, place.height, place.x, place.y, place.width / place.height, len(kept),
+            *centres.mean(axis=0), extents.prod(axis=1).mean(),
+        ])  # fmt: skip
+        flips += place.flip
+    assert flips / draws == pytest.approx(0.5, abs=0.02)
+    for name, values in zip(MEASURES, np.array(rows).T, strict=True):
+        recorded = GOLDEN[f"augmentation/{name}_percentiles"]
+        found = np.percentile(values, np.arange(5, 96))
+        spread = max(np.ptp(recorded), 1e-9)
+        assert np.abs(found - recorded[5:96]).max() / spread < 0.02, name
+
+
+@quick
+@given(*[st.integers(1, 60)] * 4, st.sampled_from(sorted(PILLOW)), seeds)
+def test_resizing_is_pillows_to_the_bit(
+    h: int, w: int, height: int, width: int, method: str, seed: int
+) -> None:
+    """Every method equals Pillow's, columns first, at any size."""
+    pil = pytest.importorskip("PIL.Image")
+    image = noise(h, w, seed)
+    # One axis a time: newer Pillows choose the order of the axes, older ones begin with columns.
+    expected = pil.fromarray(image).resize((width, h), PILLOW[method])
+    expected = np.array(expected.resize((width, height), PILLOW[method]))
+    np.testing.assert_array_equal(resize(image, width, height, method), expected)
+
+
+@quick
+@given(*[st.integers(4, 60)] * 4, st.sampled_from(sorted(PILLOW)), st.data())
+def test_a_window_is_a_part_of_the_whole(
+    h: int, w: int, height: int, width: int, method: str, data: st.DataObject
+) -> None:
+    """Computing a window only gives exactly the pixels of the whole result."""
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    image = noise(h, w)
+    whole = resize(image, width, height, method)
+    part = resize(image, width, height, method, (left, top, right, bottom))
+    np.testing.assert_array_equal(part, whole[top:bottom, left:right])
+
+
+def test_grey_and_extremes_normalise_to_known_values() -> None:
+    """Levels 0 and 255 become -mean/deviation and (1-mean)/deviation of their channel."""
+    image = np.zeros((1, 2, 3), np.uint8)
+    image[0, 1] = 255
+    expected = [[-m / d, (1 - m) / d]
+                for m, d in zip(transforms.MEAN, transforms.DEVIATION, strict=True)]  # fmt: skip
+    np.testing.assert_allclose(transforms.normalise(image)[:, 0], expected, rtol=1e-6)
+
+
+@quick
+@given(seeds, st.integers(0, 999), st.integers(-5, 2**63), st.sampled_from([32, 64, 96]))
+def test_a_sample_is_a_function_of_seed_epoch_and_image(
+    seed: int, epoch: int, image_id: int, side: int
+) -> None:
+    """The same three numbers give the same sample; boxes stay inside and larger than a pixel."""
+    image, boxes = noise(40, 50), np.array([[5.0, 5, 30, 30, 1], [20, 1, 49, 39, 0]])
+    first, second = (
+        augment(image, boxes, side, sample_generator(seed, epoch, image_id), AugmentationSettings())
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    pixels, kept = first
+    assert pixels.shape == (3, side, side) and pixels.dtype == np.float32
+    assert 1 <= len(kept) <= 2 and kept[:, :4].min() >= 0 and kept[:, :4].max() <= side
+    assert (kept[:, 2:4] - kept[:, :2] > 1).all() and set(kept[:, 4]) <= {0.0, 1.0}
+
+
+def test_global_random_state_plays_no_part() -> None:
+    """Seeding NumPy's global generator changes nothing, and drawing leaves it alone."""
+    image, boxes = noise(40, 50), np.array([[5.0, 5, 30, 30, 1]])
+    results = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        results.append(augment(image, boxes, 64, sample_generator(7, 1, 3), AugmentationSettings()))
+        following = np.random.random()
+        np.random.seed(seed)
+        assert np.random.random() == following
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+
+
+@pytest.mark.parametrize("change", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_seed_epoch_and_image_each_matter(change: tuple[int, int, int]) -> None:
+    """Changing any of the three gives another stream."""
+    numbers = (3, 4, 5)
+    other = tuple(a + b for a, b in zip(numbers, change, strict=True))
+    assert sample_generator(*numbers).random() != sample_generator(*other).random()
+
+
+@pytest.mark.parametrize("boxes", [np.zeros((0, 5)), np.array([[3.0, 3, 3.01, 3.01, 0]])])
+def test_an_image_without_a_usable_box_is_a_negative(boxes: np.ndarray) -> None:
+    """Where the original raises in the middle of a run, the sample comes without boxes."""
+    pixels, kept = augment(noise(40, 50), boxes, 64, sample_generator(0, 0, 0),
+                           AugmentationSettings())  # fmt: skip
+    assert pixels.shape == (3, 64, 64) and kept.shape == (0, 5)
+
+
+def test_at_most_max_boxes_are_kept() -> None:
+    """More objects than the targets can hold are cut, at random."""
+    boxes = np.array([[2.0, 2, 38, 38, c] for c in range(80)])
+    kept = augment(noise(40, 40), boxes, 64, sample_generator(0, 0, 0), AugmentationSettings())[1]
+    assert len(kept) == 50 and kept[:, 4].tolist() != sorted(kept[:, 4])
+
+
+def test_boxes_follow_the_picture_through_placing_and_flipping() -> None:
+    """A white rectangle lies where its moved box says, also when flipped or cut off."""
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[10:30, 20:40] = 255
+    for place in (Placement(8, 4, 40, 40, flip=False), Placement(8, 4, 40, 40, flip=True),
+                  Placement(-30, -20, 160, 80, flip=False)):  # fmt: skip
+        box = transforms.place_boxes(np.array([[20, 10, 40, 30, 0]]), (80, 40), place, 64)[0]
+        painted = transforms.paint(image, place, 64, "nearest")
+        rows, columns = np.nonzero(painted[..., 0] == 255)
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert found == box[:4].tolist()
+
+
+def test_the_border_is_grey() -> None:
+    """What the image does not cover is 128 before the colours change."""
+    painted = transforms.paint(noise(10, 10), Placement(16, 16, 8, 8, flip=False), 32, "bicubic")
+    assert (painted[:16] == 128).all() and (painted[:, 24:] == 128).all()
