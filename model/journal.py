@@ -39,7 +39,7 @@ class Metrics:
             path.parent.mkdir(parents=True, exist_ok=True)
             torn = path.exists() and not _ends_with_newline(path)
             # One line, one write: a kill leaves whole lines but perhaps the last.
-            self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self._file = open(path, "a", encoding="utf-8", buffering=1)
             if torn:
                 self._file.write("\n")
 

@@ -8,7 +8,6 @@ no side path: attempt n + 1 is the same line as attempt 1, entered at `_begin`.
 from __future__ import annotations
 
 import enum
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.allocate import Inventory, Placement, Refusal, Request, allocate
-from cluster.device import DeviceKind
-from cluster.affinity import Bind
+from cluster.allocate import Placement, Refusal, allocate
+from cluster.device import Inventory
 from cluster.ports import lease_port
 from orchestrator import drill, evidence, incident, sources
 from orchestrator.checkpoints import Broken, Verified
@@ -29,7 +27,7 @@ from orchestrator.layout import RunDirectory, Spool, read_json, write_json
 from orchestrator.ledger import Ledger
 from orchestrator.link import Message
 from orchestrator.node import LocalNode
-from orchestrator.plan import Attempt, LaunchPlan, make_plan
+from orchestrator.plan import Attempt, LaunchPlan, make_plan, request_for
 from orchestrator.policy import Decision, Finding, classify, decide
 from orchestrator.spec import JobSpec, LaunchMode
 from orchestrator.states import FailureClass, JobState
@@ -145,9 +143,9 @@ class Controller:
     def record(self, kind: str, reason: str = "", **fields: Any) -> None:
         """Journal an event, take it into the ledger, show it."""
         state = fields.get("state")
-        if state is not None and state is not self.ledger.state:
-            if not self.ledger.state.may_become(state):
-                raise RuntimeError(f"{self.ledger.state.value} may not become {state.value}")
+        now = self.ledger.state
+        if state not in (None, now) and not now.may_become(state):
+            raise RuntimeError(f"{now.value} may not become {state.value}")
         fields.setdefault("attempt", self.ledger.attempt)
         event = self._journal.append(kind, reason, **fields)
         self.ledger.apply(event)
@@ -195,23 +193,13 @@ class Controller:
         return digest
 
     def _allocate(self) -> Placement:
-        resources = self.spec.resources
-        placement = allocate(
-            self.inventory(),
-            Request(
-                kind=DeviceKind(resources.device.value),
-                ranks=resources.ranks,
-                ranks_per_node=resources.ranks_per_node,
-                cpus_per_rank=resources.cpus_per_rank,
-                bind=Bind(self.spec.launch.bind.value),
-            ),
-        )
+        placement = allocate(self.inventory(), request_for(self.spec))
         if isinstance(placement, Refusal):
             raise Unstartable(FailureClass.USER, placement.reason)
         return placement
 
     def _choose_checkpoint(self) -> Verified | None:
-        """The newest checkpoint that verifies; None for a fresh start; never scratch by accident."""
+        """The newest checkpoint that verifies; None for a fresh start; never scratch by chance."""
         self._settle_checking()
         chosen: Verified | None = None
         for result in self._vault.newest(self.spec.resources.ranks):
@@ -285,7 +273,8 @@ class Controller:
         if self._supervisor_lost_at is None:
             return None
         at, self._supervisor_lost_at = self._supervisor_lost_at, None
-        return Suspect(None, at, Sign.SUPERVISOR, "the node's supervisor died, and its ranks with it")
+        cause = "the node's supervisor died, and its ranks with it"
+        return Suspect(None, at, Sign.SUPERVISOR, cause)
 
     def _note_progress(self, way: _Way) -> Suspect | None:
         """Journal what has become true: running, a checkpoint, recovered, proven."""
@@ -579,5 +568,3 @@ def _headline(suspect: Suspect, finding: Finding) -> str:
 
 def _without(message: Message, *keys: str) -> dict[str, Any]:
     return {key: value for key, value in message.items() if key not in keys}
-
-

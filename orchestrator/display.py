@@ -221,14 +221,13 @@ def print_end(view: RunView) -> None:
         console.print()
     summary = document(view)
     good = view.state is JobState.SUCCEEDED
-    console.print(
-        Text(f"{view.job} {view.state.value}: {view.reason}", style="bold green" if good else "red"),
-        soft_wrap=True,
-    )
+    verdict = f"{view.job} {view.state.value}: {view.reason}"
+    console.print(Text(verdict, style="bold green" if good else "red"), soft_wrap=True)
     root = view.directory.root
     console.print(f"attempts {summary['attempt']}, goodput {_shown(summary['goodput'], '.0%')}")
-    console.print(f"logs         {view.directory.attempt(max(1, summary['attempt'])).logs}",
-                  soft_wrap=True)
+    console.print(
+        f"logs         {view.directory.attempt(max(1, summary['attempt'])).logs}", soft_wrap=True
+    )
     console.print(f"checkpoints  {view.directory.checkpoints}", soft_wrap=True)
     console.print(f"next         {_next_command(view, root)}", soft_wrap=True)
 

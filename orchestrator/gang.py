@@ -22,9 +22,7 @@ class Gang:
     def __init__(self, plan: LaunchPlan, files: AttemptDirectory) -> None:
         self.plan = plan
         self._files = files
-        self._ranks = {
-            rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks
-        }
+        self._ranks = {rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks}
         self._scheduler_exit: Exit | None = None
         self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self.stopped_at: float | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.gang import Gang
 from orchestrator.health import Suspect
-from orchestrator.policy import Decision, Evidence, Finding
+from orchestrator.policy import Decision, Finding
 
 _FROM_PHASE = {
     "joined_after": "load",
@@ -77,7 +77,6 @@ def recovered(
         "first_step_after": _since(gang.first_step_at, fault_at),
         "steps_lost": max(0, steps_before - resumed_step),
     }
-
 
 
 def _since(at: float | None, origin: float) -> float | None:

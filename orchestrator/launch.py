@@ -15,7 +15,6 @@ from typing import Any
 
 from orchestrator import processes
 
-
 MARK = "MUSTER_RUN_ID"
 """Environment variable that marks every process of a run, to find what escaped."""
 

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from cluster import cpu
 from cluster.device import Inventory, Node
-from orchestrator import drill, processes, spec as specs
+from orchestrator import drill, processes
+from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
 from orchestrator.journal import Event, Journal, read_events
 from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
@@ -204,7 +206,7 @@ def _interruptible(controller: Controller) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def journal_event(directory: RunDirectory, kind: str, reason: str, **data: object) -> Event:
+def journal_event(directory: RunDirectory, kind: str, reason: str, **data: Any) -> Event:
     """Add an event from outside the controller (a drill)."""
     attempt = fold(read_events(directory.events)).attempt
     return Journal(directory.events).append(kind, reason, attempt=attempt, **data)

@@ -126,9 +126,7 @@ class LocalNode:
         """The raylet of this run."""
         session = str(self._spool.ray)
         return tuple(
-            pid
-            for pid in processes.mentioning(session)
-            if processes.name_of(pid) == "raylet"
+            pid for pid in processes.mentioning(session) if processes.name_of(pid) == "raylet"
         )
 
     # -- talking ----------------------------------------------------------------------------
@@ -177,7 +175,7 @@ class LocalNode:
 
     def _from_ray(self) -> list[Message]:
         assert self._ray is not None
-        messages = []
+        messages: list[Message] = []
         for event in self._ray.poll():
             match event:
                 case Failed(reason):
@@ -186,7 +184,8 @@ class LocalNode:
                     text = f"Ray was lost ({reason}); the ranks go on"
                     messages.append({"event": "ray_lost", "text": text})
                 case Ready(seconds=seconds):
-                    text = f"devices reserved and a supervisor asked for, {sum(seconds.values()):.1f} s"
+                    spent = sum(seconds.values())
+                    text = f"devices reserved and a supervisor asked for, {spent:.1f} s"
                     messages.append({"event": "ray_ready", "text": text, "seconds": dict(seconds)})
                 case Closed():
                     self._selector.unregister(self._ray)

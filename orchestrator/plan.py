@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.allocate import Assignment, Placement
+from cluster.allocate import Assignment, Placement, Request
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.spec import DeviceKind, JobSpec, LaunchMode, StartMethod
@@ -113,6 +113,18 @@ class LaunchPlan:
             "env": dict(self.scheduler_environment),
             "log": self.scheduler.log,
         }
+
+
+def request_for(spec: JobSpec) -> Request:
+    """What the job asks the allocator for."""
+    resources = spec.resources
+    return Request(
+        kind=resources.device,
+        ranks=resources.ranks,
+        ranks_per_node=resources.ranks_per_node,
+        cpus_per_rank=resources.cpus_per_rank,
+        bind=spec.launch.bind,
+    )
 
 
 def make_plan(

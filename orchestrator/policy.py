@@ -79,7 +79,9 @@ RULES: tuple[ClassRule, ...] = (
         lambda e: e.exit_code == EXIT_RETRY and e.terminated_by_us,
         free=True,
     ),
-    ClassRule("asked to be retried (75)", FailureClass.PROCESS, lambda e: e.exit_code == EXIT_RETRY),
+    ClassRule(
+        "asked to be retried (75)", FailureClass.PROCESS, lambda e: e.exit_code == EXIT_RETRY
+    ),
     ClassRule("no step for too long", FailureClass.HANG, lambda e: e.sign is Sign.HANG),
     ClassRule("the node's supervisor died", FailureClass.NODE, lambda e: e.sign is Sign.SUPERVISOR),
     ClassRule(
@@ -89,7 +91,9 @@ RULES: tuple[ClassRule, ...] = (
         free=True,
     ),
     ClassRule(
-        "the rendezvous scheduler ended", FailureClass.RENDEZVOUS, lambda e: e.sign is Sign.SCHEDULER
+        "the rendezvous scheduler ended",
+        FailureClass.RENDEZVOUS,
+        lambda e: e.sign is Sign.SCHEDULER,
     ),
     ClassRule(
         "storage is full or failing",

@@ -9,7 +9,6 @@ documentation, "Dynamic Cluster Startup").
 from __future__ import annotations
 
 import os
-import sys
 
 
 def main() -> None:
@@ -24,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,8 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.affinity import Bind
+from cluster.device import DeviceKind
 from orchestrator.heartbeat import PHASES
 from orchestrator.states import FailureClass
+
+__all__ = ["Bind", "DeviceKind", "JobSpec", "LaunchMode", "StartMethod", "to_document"]
 
 VERSION = 1
 """The job file version that this release reads."""
@@ -43,24 +47,6 @@ CONTRACT_ENV = frozenset(
 CONTRACT_ENV_PREFIX = "MUSTER_"
 
 
-class DeviceKind(enum.Enum):
-    """What a rank computes on."""
-
-    ASCEND = "ascend"
-    GPU = "gpu"
-    CPU = "cpu"
-
-    @property
-    def has_rank_table(self) -> bool:
-        """Whether ranks on this device can find each other by a rank table."""
-        return self is DeviceKind.ASCEND
-
-    @property
-    def default_mode(self) -> LaunchMode:
-        """How ranks find each other if the job does not say."""
-        return LaunchMode.RANK_TABLE if self.has_rank_table else LaunchMode.DYNAMIC
-
-
 class LaunchMode(enum.Enum):
     """How the ranks find each other: by a table, a scheduler, or not at all."""
 
@@ -68,13 +54,10 @@ class LaunchMode(enum.Enum):
     DYNAMIC = "dynamic"
     NONE = "none"
 
-
-class Bind(enum.Enum):
-    """Which CPUs a rank may run on: those of its NUMA node, its own cores, or any."""
-
-    NUMA = "numa"
-    CORES = "cores"
-    NONE = "none"
+    @classmethod
+    def default_for(cls, device: DeviceKind) -> LaunchMode:
+        """What a job gets that does not say."""
+        return cls.RANK_TABLE if device.has_rank_table else cls.DYNAMIC
 
 
 class StartMethod(enum.Enum):

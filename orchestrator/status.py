@@ -99,9 +99,7 @@ def is_driven(directory: RunDirectory) -> bool:
     return False
 
 
-def _rank_from_disk(
-    rank: Mapping[str, Any], ledger: Ledger, directory: RunDirectory
-) -> RankView:
+def _rank_from_disk(rank: Mapping[str, Any], ledger: Ledger, directory: RunDirectory) -> RankView:
     number = rank["rank"]
     files = directory.attempt(ledger.attempt)
     started = {entry[0]: entry for entry in ledger.pids}

@@ -34,9 +34,7 @@ class Vault:
 
     def newest(self, world_size: int) -> Iterator[Verified | Broken]:
         """Before a start: read again, from the newest on, until one is whole."""
-        yield from checkpoints.newest_usable(
-            self._directory.checkpoints, world_size=world_size
-        )
+        yield from checkpoints.newest_usable(self._directory.checkpoints, world_size=world_size)
 
     def quarantine(self, broken: Broken) -> Path:
         """Move it aside; returns where it lies now."""

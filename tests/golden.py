@@ -20,20 +20,20 @@ from pathlib import Path
 
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
-import mindspore as ms  # noqa: E402 - reads the environment when it is imported
-import numpy as np  # noqa: E402
-from mindspore import Tensor, nn, ops  # noqa: E402
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
 
-from model.architecture import FULL, HEADS, SMALL, Architecture  # noqa: E402
-from model.decode import detections  # noqa: E402
-from model.loss import LossTerms  # noqa: E402
-from model.targets import Targets, make_targets, stack  # noqa: E402
-from tests.golden_network import (  # noqa: E402
+from model.architecture import FULL, HEADS, SMALL, Architecture
+from model.decode import detections
+from model.loss import LossTerms
+from model.targets import Targets, make_targets, stack
+from tests.golden_network import (
     TARGET_NAMES,
     check_initialisation,
     check_network,
 )
-from tests.golden_vectors import EXACT, FORWARD, Difference, Golden, distance  # noqa: E402
+from tests.golden_vectors import EXACT, FORWARD, Difference, Golden, distance
 
 
 class HeadLoss(nn.Cell):

@@ -26,7 +26,7 @@ class Terms(nn.Cell):
         super().__init__()
         self.terms = LossTerms(SMALL)
 
-    def construct(self, raw_l, raw_m, raw_s, *targets):  # noqa: ANN001, ANN002, ANN201
+    def construct(self, raw_l, raw_m, raw_s, *targets):
         """Return the sum and the stacked terms."""
         terms = self.terms((raw_l, raw_m, raw_s), targets[:3], targets[3:])
         return terms[0] + terms[1] + terms[2] + terms[3], ops.stack(terms)

@@ -39,8 +39,10 @@ def the_run(text: str) -> RunDirectory:
     """The run that was named; ends with code 3 if there is none."""
     directory = find_run(text)
     if directory is None:
-        fail(f"{text}: no run here (a run directory holds spec.json and events.jsonl)",
-             EXIT_NOT_FOUND)
+        fail(
+            f"{text}: no run here (a run directory holds spec.json and events.jsonl)",
+            EXIT_NOT_FOUND,
+        )
     return directory
 
 

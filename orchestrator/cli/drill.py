@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-
 from typing import TYPE_CHECKING
 
 import click
@@ -31,8 +30,10 @@ def drill(job: str, fault: str, timeout: float) -> None:
     directory = the_run(job)
     view = view_from_disk(directory)
     if not view.live:
-        fail(f"{directory.root}: nobody drives this run now; a drill needs one under way",
-             EXIT_FAILED)
+        fail(
+            f"{directory.root}: nobody drives this run now; a drill needs one under way",
+            EXIT_FAILED,
+        )
     try:
         parsed = drills.parse(fault, len(view.ranks) or None)
         deadline = time.monotonic() + timeout
@@ -42,9 +43,7 @@ def drill(job: str, fault: str, timeout: float) -> None:
             time.sleep(_POLL)
             view = view_from_disk(directory)
         target = _target(view)
-        journal_event(
-            directory, "drill", fault, fault=fault, rank=parsed.rank, at=time.monotonic()
-        )
+        journal_event(directory, "drill", fault, fault=fault, rank=parsed.rank, at=time.monotonic())
         drills.inject(parsed, target)
     except drills.FaultError as error:
         fail(str(error))
@@ -62,9 +61,7 @@ def _target(view: RunView) -> drills.Target:
     }
     ray = processes.mentioning(live["spool"]["ray"]) if "spool" in live else []
     known = view.ledger.supervisor
-    supervisor = (
-        known["pid"] if known and _is_same(known["pid"], known["start_time"]) else None
-    )
+    supervisor = known["pid"] if known and _is_same(known["pid"], known["start_time"]) else None
     return drills.Target(
         pids,
         supervisor,

@@ -37,32 +37,18 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 def _plan(spec: JobSpec) -> dict[str, Any]:
     import time
 
-    from cluster.affinity import Bind
-    from cluster.allocate import Refusal, Request, allocate
-    from cluster.device import DeviceKind as Kind
+    from cluster.allocate import Refusal, allocate
     from orchestrator.layout import RunDirectory, Spool
     from orchestrator.local_run import inventory
-    from orchestrator.plan import Attempt, make_plan
+    from orchestrator.plan import Attempt, make_plan, request_for
 
-    resources = spec.resources
-    placement = allocate(
-        inventory(),
-        Request(
-            kind=Kind(resources.device.value),
-            ranks=resources.ranks,
-            ranks_per_node=resources.ranks_per_node,
-            cpus_per_rank=resources.cpus_per_rank,
-            bind=Bind(spec.launch.bind.value),
-        ),
-    )
+    placement = allocate(inventory(), request_for(spec))
     if isinstance(placement, Refusal):
         fail(placement.reason, 1)
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
-    made = make_plan(
-        spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ
-    )
+    made = make_plan(spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ)
     return {**made.to_document(), "observed_at": time.time()}
 
 

@@ -175,9 +175,10 @@ def checkpoints(job: str, action: str, as_json: bool) -> None:
         row: dict[str, Any] = {"step": checkpoint.step, "path": str(checkpoint.path)}
         if action == "verify":
             result = verify(checkpoint)
-            broken = isinstance(result, Broken)
-            row |= {"verified": not broken, "reason": result.reason if broken else None}
-            row["digest"] = None if broken else result.digest
+            if isinstance(result, Broken):
+                row |= {"verified": False, "reason": result.reason, "digest": None}
+            else:
+                row |= {"verified": True, "reason": None, "digest": result.digest}
         rows.append(row)
     quarantined = sorted(str(path) for path in directory.quarantine.glob("step-*"))
     if as_json:

@@ -22,7 +22,7 @@ _FAULT_HELP = "KIND[:RANK][@step:N|@phase:NAME], e.g. kill-rank:3@step:20. May b
 
 @click.command()
 @click.argument("file", type=click.Path())
-@click.option("--run-dir", type=click.Path(), help="Where to keep the run. Default: runs/NAME-TIME.")
+@click.option("--run-dir", type=click.Path(), help="Default: runs/NAME-TIME.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change a field.")
 @click.option("--drill", "faults", multiple=True, metavar="FAULT", help=_FAULT_HELP)
 @json_option
@@ -61,7 +61,7 @@ def resume(job: str, faults: tuple[str, ...], as_json: bool) -> None:
 
     directory = the_run(job)
     try:
-        spec = from_document(read_json(directory.spec))
+        spec = from_document(read_json(directory.spec) or {})
     except JobFileError as error:
         fail(f"{directory.spec}: {error}")
     if view_from_disk(directory).ledger.state is JobState.SUCCEEDED:

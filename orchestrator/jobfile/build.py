@@ -15,6 +15,7 @@ from orchestrator.spec import (
     Health,
     JobSpec,
     Launch,
+    LaunchMode,
     Limits,
     Notification,
     Queue,
@@ -37,7 +38,7 @@ def build(draft: Draft) -> JobSpec:
         env=values.get("env", {}),
         secrets={name: draft.workdir / expanded(text) for name, text in secrets.items()},
         resources=resources,
-        launch=Launch(**{"mode": resources.device.default_mode, **values.get("launch", {})}),
+        launch=_launch(resources, values.get("launch", {})),
         checkpoint=Checkpoint(**values.get("checkpoint", {})),
         health=_health(values.get("health", {})),
         restart=_restart(values.get("restart", {}), resources.ranks),
@@ -61,6 +62,10 @@ def _resources(values: Mapping[str, Any]) -> Resources:
     rest = {name: value for name, value in values.items() if name != "nodes"}
     labels = values.get("nodes", {}).get("labels", {})
     return Resources(**{"ranks_per_node": rest["ranks"], **rest, "node_labels": labels})
+
+
+def _launch(resources: Resources, values: Mapping[str, Any]) -> Launch:
+    return Launch(**{"mode": LaunchMode.default_for(resources.device), **values})
 
 
 def _health(values: Mapping[str, Any]) -> Health:

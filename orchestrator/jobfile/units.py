@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 LONGEST = 10 * 365 * 86_400.0
 """The longest time that a job file may name, in seconds: ten years."""
@@ -23,7 +24,7 @@ def parse_duration(text: str) -> float | None:
         return None
     parts = _DURATION_PART.findall(text)
     sizes = [_DURATION_UNITS[unit] for _, unit in parts]
-    if any(later >= earlier for earlier, later in zip(sizes, sizes[1:], strict=False)):
+    if any(later >= earlier for earlier, later in pairwise(sizes)):
         return None
     return sum(float(amount) * size for (amount, _), size in zip(parts, sizes, strict=True))
 
