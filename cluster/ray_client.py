@@ -19,6 +19,8 @@ from typing import Any
 
 from cluster.detach import package_path
 
+_PROGRAM = ("-m", "cluster.ray_node")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -126,7 +128,7 @@ class RayNode:
         """
         with open(log, "ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.ray_node"],
+                [sys.executable, *_PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -14,7 +14,6 @@ import ctypes
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,11 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.detach import package_path, stat_fields
+from cluster.detach import package_path
+from cluster.leftovers import remove_tree, sweep
 
 STOP_GRACE_S = 5.0
 START_TIMEOUT_S = 120.0
-_SWEEP_TIMEOUT_S = 5.0
+# A raylet gives up when its agents need more than 15 s, as they may on a busy machine.
+BRING_UP_TRIES = 2
 _POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
 
@@ -39,55 +40,6 @@ _RAY_ENV = {
 _CONFIG_KEYS = ("temp_dir", "job", "namespace", "bundles", "num_cpus", "start")
 
 
-def session_members(session: int) -> list[int]:
-    """Living processes of a session, zombies left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            state, _, _, sid = stat_fields(int(entry.name))[:4]
-            if int(sid) == session and state not in "ZX":
-                found.append(int(entry.name))
-    return found
-
-
-def sweep(session: int, *, spare: int | None = None) -> list[int]:
-    """Kill every process of a session but `spare`; returns those that are still there.
-
-    Tries for 5 s: a process in uninterruptible sleep cannot be killed.
-    """
-    deadline = time.monotonic() + _SWEEP_TIMEOUT_S
-    while True:
-        left = [pid for pid in session_members(session) if pid != spare]
-        if not left or time.monotonic() > deadline:
-            return left
-        for pid in left:
-            _kill_member(pid, session)
-        time.sleep(_POLL_S)
-
-
-def _kill_member(pid: int, session: int) -> None:
-    # The pidfd is opened before the check, so a reused pid is never hit.
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(pid)
-        try:
-            if os.getsid(pid) == session:
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)
-
-
-def remove_tree(path: str) -> None:
-    """Remove a directory; what a dying process is still writing there is removed again."""
-    deadline = time.monotonic() + 2.0
-    while True:
-        shutil.rmtree(path, ignore_errors=True)
-        if not os.path.lexists(path) or time.monotonic() > deadline:
-            return
-        time.sleep(_POLL_S)
-
-
 class Keeper:
     """Serves the controller on stdin and stdout; owns at most one driver at a time."""
 
@@ -97,6 +49,8 @@ class Keeper:
         self._driver: subprocess.Popen[bytes] | None = None
         self._watched: list[int] = []
         self._up = False
+        self._tries = 0
+        self._why = ""
         self._owed = 0
         self._deadline: float | None = None
         self._selector = selectors.DefaultSelector()
@@ -162,14 +116,14 @@ class Keeper:
                 _say({"event": "failed", "reason": problem})
                 self._stopping = True
                 return
-            self._start_driver()
+            self._bring_up()
         elif request.get("do") == "stop":
             self._stopping = True
         elif self._driver is not None:
             self._pass_on(request)
         elif request.get("do") == "start":
             self._config["start"] = request["start"]
-            self._start_driver()
+            self._bring_up()
         else:
             _say({"event": "nodes", "nodes": []})
 
@@ -191,6 +145,10 @@ class Keeper:
         self._config = request
         return ""
 
+    def _bring_up(self) -> None:
+        self._tries = 0
+        self._start_driver()
+
     def _start_driver(self) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         os.makedirs(self._config["temp_dir"], mode=0o700, exist_ok=True)
@@ -202,7 +160,8 @@ class Keeper:
             cwd="/",
             env={**env, **_RAY_ENV, "PYTHONPATH": package_path()},
         )
-        self._up = False
+        self._up, self._why = False, ""
+        self._tries += 1
         self._output.clear()
         assert driver.stdout is not None
         os.set_blocking(driver.stdout.fileno(), False)
@@ -239,28 +198,34 @@ class Keeper:
             self._unlisten(self._driver)
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        if event["event"] != "up":
+        if event["event"] == "up":
+            self._up = True
+            for name, pids in event["pids"].items():
+                for pid in pids:
+                    self._watch(pid, name)
+        elif not self._up:
+            # It cannot bring Ray up and is about to exit; what then is decided in _lose.
+            self._why = event["reason"]
+        else:
             self._owed -= 1
             self._deadline = self._deadline if self._owed else None
             _say(event)
-            return
-        self._up = True
-        for name, pids in event["pids"].items():
-            for pid in pids:
-                self._watch(pid, name)
 
     def _lose(self, reason: str) -> None:
-        """Ray is gone or useless: remove what is left of it and tell the controller."""
+        """Ray is gone or useless: remove what is left of it, and try again or tell."""
         if self._driver is None:
             return
         self._on_reply()
-        was_up, owed = self._up, self._owed
+        was_up, owed, why = self._up, self._owed, self._why or f"Ray was lost: {reason}"
         self._end_driver(0.0)
         remove_tree(self._config["temp_dir"])
         if was_up:
             _say({"event": "ray_lost", "reason": reason})
+        elif self._tries < BRING_UP_TRIES:
+            self._start_driver()
+            owed -= 1
         for _ in range(owed):
-            _say({"event": "failed", "reason": f"Ray was lost: {reason}"})
+            _say({"event": "failed", "reason": why})
 
     def _end_driver(self, grace_s: float) -> None:
         """Let the driver take Ray down within `grace_s`, then kill its whole session."""

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 from cluster import ray_keeper
 from cluster.detach import detach
+from cluster.leftovers import remove_tree, sweep
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _GROUP_TIMEOUT_S = 30.0
@@ -209,8 +210,8 @@ def _drive() -> None:
         raise
     finally:
         if os.getppid() != keeper:
-            ray_keeper.sweep(os.getsid(0), spare=os.getpid())
-            ray_keeper.remove_tree(config["temp_dir"])
+            sweep(os.getsid(0), spare=os.getpid())
+            remove_tree(config["temp_dir"])
 
 
 def _answer(driver: Driver, request: Mapping[str, Any]) -> dict[str, Any]:

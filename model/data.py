@@ -122,8 +122,7 @@ class TrainingData:
         Raises ValueError for settings that cannot be, DataError (65) for a data set smaller than
         one global batch or with other classes than the network.
         """
-        single = isinstance(side_or_sides, int)
-        self.sides = (side_or_sides,) if single else tuple(side_or_sides)
+        self.sides = _as_tuple(side_or_sides)
         _check_settings(batch_size, resize_rate, rank, world_size, self.sides)
         where = f"{dataset.annotation_file} ({dataset.split})"
         require_global_batch(len(dataset), batch_size, world_size, where)
@@ -185,7 +184,7 @@ class TrainingData:
         positions = step_positions(
             len(self.dataset), self.batch_size, self.world_size, self.rank, global_step, self.seed
         )
-        return positions.tolist()
+        return [int(position) for position in positions]
 
     def _sample(self, position: int, epoch: int, side: int) -> tuple[np.ndarray, ...]:
         """Make one sample: its arrays in the order of BATCH_ARRAYS."""
@@ -199,6 +198,10 @@ class TrainingData:
             max_boxes=self.augmentation.max_boxes, label_smooth=self.label_smooth,
         )  # fmt: skip
         return (pixels, *targets.arrays())
+
+
+def _as_tuple(side_or_sides: int | Sequence[int]) -> tuple[int, ...]:
+    return (side_or_sides,) if isinstance(side_or_sides, int) else tuple(side_or_sides)
 
 
 def _check_settings(

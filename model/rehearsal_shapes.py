@@ -1,6 +1,6 @@
 """Pictures for rehearsals: textured shapes on noisy backgrounds, each a function of its seed.
 
-Four classes that differ in outline and in texture; colour says nothing reliable. The table
+Four classes that differ in outline and in texture; colour helps but does not decide. The table
 :class:`Difficulty` holds every number that makes the task easier or harder.
 """
 
@@ -23,25 +23,27 @@ PLACING_TRIALS = 40
 class Difficulty:
     """How hard the pictures are; sizes are fractions of the picture's side."""
 
-    object_chances: tuple[float, ...] = (0.45, 0.40, 0.15)
+    object_chances: tuple[float, ...] = (0.65, 0.28, 0.07)
     """Chances of one, two, three objects."""
-    smallest: float = 0.30
-    largest: float = 0.58
-    rotation: float = 20.0
+    smallest: float = 0.40
+    largest: float = 0.60
+    rotation: float = 10.0
     """Degrees either way."""
     largest_overlap: float = 0.05
     """Of one object's box with another's, as intersection over union."""
-    colour_hint: float = 0.5
+    colour_hint: float = 0.9
     """Chance that an object has its class's own hue instead of any."""
-    contrast: tuple[int, int] = (90, 150)
+    saturation: tuple[int, int] = (150, 240)
+    """Of an object's colours; pale ones say less about their hue."""
+    contrast: tuple[int, int] = (100, 160)
     """Difference in brightness between the two colours of a texture."""
-    background: tuple[int, int] = (60, 190)
+    background: tuple[int, int] = (95, 160)
     """Darkest and brightest level of the background's patches."""
     patches: int = 5
     """Patches of the background along a side."""
-    noise: float = 8.0
+    noise: float = 6.0
     """Standard deviation of the noise over everything, in levels."""
-    distractors: int = 4
+    distractors: int = 3
     """At most so many lines and specks behind the objects."""
     distractor_size: float = 0.10
 
@@ -146,7 +148,7 @@ def _colours(
     hue = (shape.hue + rng.integers(-8, 9)) % 180 if hinted else rng.integers(0, 180)
     contrast = int(rng.integers(*difficulty.contrast))
     bright = int(rng.integers(200, 256))
-    saturation = int(rng.integers(60, 200))
+    saturation = int(rng.integers(*difficulty.saturation))
     pair = np.array([[[hue, saturation, bright], [hue, saturation, bright - contrast]]], np.uint8)
     first, second = cv2.cvtColor(pair, cv2.COLOR_HSV2BGR)[0]
     return first, second

@@ -7,12 +7,16 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops.auto_generate import SplitWithSize
 
 from model.config import Config
 from model.training_network import TrainingNetwork, decay_groups
 
 BUCKET_BYTES = 64 << 20
 """Gradients that one all-reduce of the CPU backend carries at most."""
+
+_RESHAPE = ops.Reshape()
+_SHAPE = ops.Shape()
 
 
 class FlatMean(nn.Cell):
@@ -26,22 +30,24 @@ class FlatMean(nn.Cell):
     def __init__(self, shapes: Sequence[tuple[int, ...]], world_size: int) -> None:
         """Plan the buckets for gradients of `shapes` (float32), in this order."""
         super().__init__()
-        self.shapes = tuple(tuple(shape) for shape in shapes)
-        self.sizes = tuple(_count(shape) for shape in self.shapes)
-        self.buckets = _buckets(self.sizes, BUCKET_BYTES // 4)
-        self.offsets = _offsets(self.sizes, self.buckets)
-        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+        sizes = [_count(shape) for shape in shapes]
+        self.ranges = _buckets(sizes, BUCKET_BYTES // 4)
+        self.sizes = tuple(tuple(sizes[first:end]) for first, end in self.ranges)
         self.share = 1.0 / world_size
+        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+        self.concat = ops.Concat()
+        # Primitives, and maps instead of loops: this compiles ten times as fast as the same with
+        # tensor methods and slices.
+        self.split = SplitWithSize()
+        self.map = ops.composite.Map()
 
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the means, in the order and shapes of `gradients`."""
         means = ()
-        for first, end in self.buckets:
-            flat = ops.concat([gradients[i].reshape(-1) for i in range(first, end)])
-            flat = self.all_reduce(flat) * self.share
-            for i in range(first, end):
-                part = ops.slice(flat, (self.offsets[i],), (self.sizes[i],))
-                means += (part.reshape(self.shapes[i]),)
+        for i, (first, end) in enumerate(self.ranges):
+            bucket = gradients[first:end]
+            flat = self.all_reduce(self.concat(self.map(_flat, bucket))) * self.share
+            means += self.map(_like, self.split(flat, self.sizes[i], 0), bucket)
         return means
 
 
@@ -91,7 +97,9 @@ class TrainStep(nn.Cell):
         return loss * self.loss_scale, loss
 
 
-def build_step(network: TrainingNetwork, config: Config, world_size: int, backend: str) -> TrainStep:
+def build_step(
+    network: TrainingNetwork, config: Config, world_size: int, backend: str
+) -> TrainStep:
     """Wrap a training network for `world_size` ranks on `backend` (ascend, gpu or cpu).
 
     The optimizer divides gradients by the loss scale after it has added the decay, which it
@@ -119,6 +127,14 @@ def gradient_mean(
     return reducer
 
 
+def _flat(gradient: Tensor) -> Tensor:
+    return _RESHAPE(gradient, (-1,))
+
+
+def _like(piece: Tensor, gradient: Tensor) -> Tensor:
+    return _RESHAPE(piece, _SHAPE(gradient))
+
+
 def _count(shape: tuple[int, ...]) -> int:
     count = 1
     for side in shape:
@@ -138,7 +154,3 @@ def _buckets(sizes: Sequence[int], limit: int) -> tuple[tuple[int, int], ...]:
     ranges.append((first, len(sizes)))
     return tuple(ranges)
 
-
-def _offsets(sizes: Sequence[int], buckets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Where each gradient begins in its bucket."""
-    return tuple(sum(sizes[first:i]) for first, end in buckets for i in range(first, end))

@@ -156,7 +156,7 @@ def test_label_smoothing_reaches_the_targets(directory: Path) -> None:
 
 def test_a_data_set_below_one_global_batch_is_refused(directory: Path) -> None:
     """Before the first step, with exit code 65 and the numbers."""
-    with pytest.raises(DataError, match="11 training images.*takes 12") as caught:
+    with pytest.raises(DataError, match=r"11 training images.*takes 12") as caught:
         training_data(directory, batch_size=3, world_size=4)
     assert caught.value.exit_code == 65
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from cluster.detach import detach, package_path, start_time, stat_fields
+from cluster.leftovers import remove_tree, session_members
 from cluster.ray_client import (
     Closed,
     Event,
@@ -29,7 +30,6 @@ from cluster.ray_client import (
     RayNode,
     Start,
 )
-from cluster.ray_keeper import remove_tree, session_members
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray not installed")
 
@@ -45,6 +45,23 @@ print(json.dumps({"keeper": node.pid}), flush=True)
 ready = node.ready(180)
 print(json.dumps({"supervisor": ready.supervisor.pid}), flush=True)
 time.sleep(600)
+"""
+
+
+FAKE_DRIVER = """
+import json, os, sys
+config = json.loads(sys.stdin.readline())
+with open(config["start"]["log"], "a+") as log:
+    log.write("try ")
+    log.flush()
+    log.seek(0)
+    tries = log.read().count("try")
+if tries < config["num_cpus"]:
+    print(json.dumps({"event": "failed", "reason": f"try {tries}"}), flush=True)
+    sys.exit(1)
+print(json.dumps({"event": "up", "pids": {"driver": [os.getpid()]}}), flush=True)
+print(json.dumps({"event": "nodes", "nodes": []}), flush=True)
+sys.stdin.read()
 """
 
 
@@ -124,6 +141,7 @@ def sleeper(tmp_path: Path) -> Start:
     )
 
 
+@pytest.mark.slow
 @needs_ray
 def test_supervisors_outlive_raylet_and_gcs(temp_dir: Path, tmp_path: Path) -> None:
     """Each loss is told at once, a start brings a new Ray, and nothing of the old one is left."""
@@ -195,6 +213,7 @@ def kill_node(node: RayNode) -> None:
         node.close(20)
 
 
+@pytest.mark.slow
 @needs_ray
 @pytest.mark.parametrize("moment", ["ready", "starting"])
 def test_nothing_is_left_when_the_controller_is_killed(
@@ -241,6 +260,28 @@ def test_nothing_is_left_when_the_controller_is_killed(
         controller.stdout.close()
         if supervisor:
             kill(supervisor.pid)
+
+
+@pytest.mark.parametrize(("good_try", "wanted"), [(2, Members(())), (3, Failed("try 2"))])
+def test_a_ray_that_does_not_come_up_is_tried_twice(
+    good_try: int, wanted: Event, temp_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One failed bring-up is retried in silence; the second is told, with its reason."""
+    fake = [sys.executable, "-c", FAKE_DRIVER]
+    keeper = f"from cluster.ray_keeper import Keeper; Keeper({fake!r}).serve()"
+    monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
+    node = RayNode.start(
+        temp_dir=str(temp_dir),
+        job="twice",
+        bundles=[{"CPU": 1}],
+        num_cpus=good_try,
+        start=sleeper(tmp_path),
+        log=tmp_path / "ray.log",
+    )
+    assert wait_for(node, 20) == (wanted,)
+    node.close()
+    assert (tmp_path / "supervisor.log").read_text() == "try try "
+    assert not temp_dir.exists()
 
 
 def test_a_directory_in_use_is_neither_used_nor_removed(temp_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""The heartbeat record: real shared memory, real processes on both sides."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.heartbeat import (
+    PHASES,
+    RECORD_SIZE,
+    HeartbeatWriter,
+    mark_failed,
+    read_heartbeat,
+)
+from tests.support_core import kill, python, until
+
+WRITER = """
+import sys
+from orchestrator.heartbeat import HeartbeatWriter
+writer = HeartbeatWriter(sys.argv[1])
+writer.phase("train")
+step = 0
+while True:
+    step += 1
+    writer.step(step, float(step), 3, 7 * step)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a record is written."""
+    return tmp_path / "001-0.beat"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[int]:
+    """A process that writes steps as fast as it can."""
+    process = python(WRITER, str(path))
+    try:
+        yield process.pid
+    finally:
+        kill(process.pid)
+        process.wait()
+
+
+def test_a_fresh_record_has_no_step(path: Path) -> None:
+    """Before the first step a record says init and nothing else."""
+    HeartbeatWriter(path)
+    beat = read_heartbeat(path)
+    assert beat is not None
+    assert (beat.phase, beat.step, beat.steps_total, beat.first_step) == ("init", -1, -1, -1)
+    assert math.isnan(beat.loss) and math.isnan(beat.step_seconds)
+    assert not beat.done and not beat.failed
+    assert path.stat().st_size == RECORD_SIZE
+
+
+def test_nothing_and_half_a_record_are_no_heartbeat(path: Path) -> None:
+    """A missing, empty, short or foreign file is read as None."""
+    assert read_heartbeat(path) is None
+    for content in (b"", b"\0" * (RECORD_SIZE - 1), b"\0" * RECORD_SIZE, b"x" * RECORD_SIZE):
+        path.write_bytes(content)
+        assert read_heartbeat(path) is None
+
+
+def test_a_step_carries_all_its_figures(path: Path) -> None:
+    """Step, loss, images so far, total, and the time since the step before."""
+    writer = HeartbeatWriter(path)
+    writer.phase("train")
+    began = time.monotonic()
+    writer.step(21, 0.5, 4, 100)
+    writer.step(22, 0.25, 4, None)
+    beat = read_heartbeat(path)
+    assert beat is not None
+    assert (beat.step, beat.first_step, beat.steps_total, beat.images) == (22, 21, 100, 8)
+    assert beat.loss == 0.25
+    assert began <= beat.first_step_at <= beat.step_at <= time.monotonic()
+    assert beat.step_seconds == pytest.approx(beat.step_at - beat.first_step_at)
+
+
+def test_the_first_entry_of_a_phase_is_kept(path: Path) -> None:
+    """Phases alternate; the time of the first entry stays, that of the last is phase_at."""
+    writer = HeartbeatWriter(path)
+    writer.phase("train")
+    writer.phase("checkpoint")
+    writer.phase("train")
+    beat = read_heartbeat(path)
+    assert beat is not None
+    assert beat.phase == "train"
+    assert beat.entered("init") <= beat.entered("train") <= beat.entered("checkpoint")
+    assert beat.entered("checkpoint") <= beat.phase_at
+    assert math.isnan(beat.entered("evaluate"))
+
+
+def test_an_unknown_phase_is_refused(path: Path) -> None:
+    """The message names the phases there are."""
+    with pytest.raises(ValueError, match=", ".join(PHASES)):
+        HeartbeatWriter(path).phase("lunch")
+
+
+def test_done_checkpoint_and_failed(path: Path) -> None:
+    """Flags and the checkpoint's step are in the record beside all that was there."""
+    writer = HeartbeatWriter(path)
+    writer.step(7, 1.0, 1, None)
+    writer.checkpoint(5)
+    mark_failed(path)
+    beat = read_heartbeat(path)
+    assert beat is not None and beat.failed and not beat.done
+    assert (beat.step, beat.checkpoint_step) == (7, 5)
+    writer.done()
+    assert (after := read_heartbeat(path)) is not None and after.done
+
+
+def test_marking_needs_no_record(path: Path) -> None:
+    """A rank that fails before it has a record leaves none."""
+    mark_failed(path)
+    assert not path.exists()
+    path.write_bytes(b"short")
+    mark_failed(path)
+    assert path.read_bytes() == b"short"
+
+
+@pytest.mark.parametrize(
+    "arguments", [(1.5, 0.0, 1, None), (5, "low", 1, None), (5, 0.0, 1.5, None)]
+)
+def test_a_wrong_argument_does_not_spoil_the_record(path: Path, arguments: tuple) -> None:
+    """After a call that raised, the record can still be read, and later steps arrive."""
+    writer = HeartbeatWriter(path)
+    writer.step(4, 0.5, 1, None)
+    with pytest.raises(Exception):  # noqa: B017 (which one is struct's business)
+        writer.step(*arguments)
+    assert read_heartbeat(path) is not None
+    mark_failed(path)
+    assert (beat := read_heartbeat(path)) is not None and beat.failed
+
+
+def test_a_second_writer_takes_over(path: Path) -> None:
+    """A script that makes its Rank twice loses neither its steps nor its first one."""
+    HeartbeatWriter(path).step(4, 0.5, 1, 9)
+    second = HeartbeatWriter(path)
+    assert (beat := read_heartbeat(path)) is not None
+    assert (beat.step, beat.first_step) == (4, 4)
+    second.step(5, 0.5, 1, None)
+    assert (beat := read_heartbeat(path)) is not None
+    assert (beat.step, beat.first_step, beat.steps_total) == (5, 4, 9)
+
+
+def test_readers_never_see_half_a_record(path: Path) -> None:
+    """While another process writes all the time, what is read fits together."""
+    with writing(path) as pid:
+        until(lambda: (b := read_heartbeat(path)) and b.step > 0, "the writer's first step")
+        seen = 0
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            beat = read_heartbeat(path)
+            if beat is None:
+                continue  # the writer was faster than a hundred tries
+            seen += 1
+            assert beat.loss == beat.step
+            assert beat.images == 3 * beat.step
+            assert beat.steps_total == 7 * beat.step
+            assert beat.step_at == beat.beat_at
+        assert seen > 10
+        assert os.path.exists(f"/proc/{pid}")
+
+
+def test_steps_are_cheap(path: Path) -> None:
+    """A step's report costs microseconds, here with much room for a busy machine."""
+    writer = HeartbeatWriter(path)
+    best = math.inf
+    for _ in range(20):
+        began = time.perf_counter()
+        for step in range(1, 101):
+            writer.step(step, 0.5, 1, None)
+        best = min(best, (time.perf_counter() - began) / 100)
+    assert best < 50e-6
