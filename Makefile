@@ -1,15 +1,16 @@
 # One file for people and CI: `make help` lists the targets. CI runs exactly `make test`.
 
-# Settings; give them on the command line, e.g. `make run DRILL=` for a run without a fault.
+# Settings for the command line: `make run DRILL=` leaves out the fault; DATA_OPTIONS=--force
+# replaces a rehearsal data set that was made otherwise. The environment sets none but PYTHON.
 PYTHON ?=
-JOB ?= jobs/rehearsal_8p_cpu.yaml
-DRILL ?= kill-rank:3@step:20
-IMAGES ?= 256
-SEED ?= 1
-DATA_OPTIONS ?=
-TESTS ?=
-ONLY ?=
-ROUNDS ?= 3
+JOB = jobs/rehearsal_8p_cpu.yaml
+DRILL = kill-rank:3@step:20
+IMAGES = 256
+SEED = 1
+DATA_OPTIONS =
+TESTS =
+ONLY =
+ROUNDS = 3
 
 VENV := .venv
 STAMPS := $(VENV)/stamps

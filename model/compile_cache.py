@@ -17,7 +17,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,32 +99,25 @@ class CompileCache:
         return "loaded"
 
     def _publish(self, compile_all: Callable[[], None]) -> None:
-        aside = self._aside()
-        with _cached_in(aside):
-            compile_all()
-        if not (aside / "rank_0").is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-            return
-        seal(aside)
-        if self.entry.exists():
-            # Broken, or somebody else has just published the same.
-            shutil.rmtree(self.entry, ignore_errors=True)
-        try:
-            os.rename(aside, self.entry)
-        except OSError:
+        with self._aside() as aside:
+            with _cached_in(aside):
+                compile_all()
+            if not (aside / "rank_0").is_dir():
+                return  # MindSpore kept nothing here: it cannot, on this backend.
+            seal(aside)
             if not sealed(self.entry):
-                raise
-            shutil.rmtree(aside, ignore_errors=True)
+                # Broken: what lies there was damaged after it had been complete.
+                shutil.rmtree(self.entry, ignore_errors=True)
+            # Another job that shares the cache may have just published the same.
+            with suppress(OSError):
+                os.rename(aside, self.entry)
 
     def _load(self, compile_all: Callable[[], None]) -> None:
-        # A copy, since MindSpore may write where it loads from.
-        aside = self._aside()
-        try:
+        # From a copy, since MindSpore may write where it loads from.
+        with self._aside() as aside:
             shutil.copytree(self.entry / "rank_0", aside / f"rank_{self.rank}")
             with _cached_in(aside):
                 compile_all()
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     def _await_entry(self) -> bool:
         deadline = time.monotonic() + self.wait_seconds
@@ -134,8 +127,16 @@ class CompileCache:
             time.sleep(_POLL_SECONDS)
         return True
 
-    def _aside(self) -> Path:
-        return self.root / f".{self.digest}.{socket.gethostname()}.{os.getpid()}.tmp"
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """An empty directory of this process, which is gone afterwards."""
+        aside = self.root / f".{self.digest}.{socket.gethostname()}.{os.getpid()}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def _clear_leftovers(self) -> None:
         """Remove what dead processes of this host left aside."""
@@ -181,7 +182,6 @@ def _measure(directory: Path) -> dict[str, list[Any]]:
 @contextmanager
 def _cached_in(directory: Path) -> Iterator[None]:
     """Let MindSpore keep graphs in `directory` for a while; whatever comes later is not cached."""
-    directory.mkdir(exist_ok=True)
     _name_entry_script()
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(directory))
     try:

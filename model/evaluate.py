@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model import backend as backends
-from model.config import Config, ConfigError, parse
+from model.arguments import parse
+from model.config import Config, ConfigError
 from model.data_error import DataError
 from model.journal import start_log
 from orchestrator.rank import Rank

@@ -81,11 +81,12 @@ def verify(checkpoint: Checkpoint) -> Verified | Broken:
         problem = _contradiction(checkpoint, manifest)
         for name, stated in {} if problem else manifest["files"].items():
             problem = problem or _file_problem(checkpoint.path, name, stated)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        world_size = int(manifest["world_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return broken(f"{MANIFEST}: {type(error).__name__}: {error}")
     if problem:
         return broken(problem)
-    return Verified(checkpoint.path, checkpoint.step, digest, int(manifest["world_size"]))
+    return Verified(checkpoint.path, checkpoint.step, digest, world_size)
 
 
 def newest_usable(

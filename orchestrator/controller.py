@@ -7,31 +7,32 @@ no side path: attempt n + 1 is the same line as attempt 1, entered at `_begin`.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.allocate import Placement, Refusal, allocate
 from cluster.device import Inventory
 from cluster.ports import lease_port
-from orchestrator import drill, evidence, incident, sources
+from orchestrator import drill, evidence, incident, resume, sources
 from orchestrator.checkpoints import Broken, Verified
 from orchestrator.gang import Gang
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
-from orchestrator.journal import Event, Journal, read_events
-from orchestrator.layout import RunDirectory, Spool, read_json, write_json
+from orchestrator.journal import Event, Journal, JournalError, read_events
+from orchestrator.layout import RunDirectory, Spool, write_json
 from orchestrator.ledger import Ledger
 from orchestrator.link import Message
-from orchestrator.node import LocalNode
+from orchestrator.node import LocalNode, NodeError
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, request_for
 from orchestrator.policy import Decision, Finding, classify, decide
 from orchestrator.spec import JobSpec, LaunchMode
 from orchestrator.states import FailureClass, JobState
-from orchestrator.vault import Vault
+from orchestrator.vault import Tended, Vault
 
 _TICK = 0.1
 _STOP_TIMEOUT = 30.0
@@ -62,12 +63,16 @@ class _Way:
     """The attempt under way and what is needed to account for its end."""
 
     gang: Gang
-    resumed_step: int
+    chosen: Verified | None
     allocated_at: float
     running: bool = False
     recovered: bool = False
     proven: bool = False
     checkpoint_step: int = -1
+
+    @property
+    def resumed_step(self) -> int:
+        return self.chosen.step if self.chosen else 0
 
 
 @dataclass
@@ -106,10 +111,11 @@ class Controller:
     interrupted: str | None = None
 
     def __post_init__(self) -> None:
-        self._journal = Journal(self.directory.events)
+        self._journal = Journal(self.directory.events, self.directory.reserve)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._vault = Vault(self.directory, keep=self.spec.checkpoint.keep)
-        self._checking: Future[list[Verified | Broken]] | None = None
+        self._checking: Future[Tended] | None = None
+        self._noted: set[str] = set()
         self._fault: _Fault | None = None
         self._oom_before = evidence.oom_kills()
         self._supervisor_lost_at: float | None = None
@@ -124,6 +130,7 @@ class Controller:
         try:
             self.node.wait_ready(self._pump)
             while True:
+                self._ensure_supervisor()
                 way = self._begin()
                 suspect = self._watch(way)
                 if suspect is None:
@@ -132,10 +139,12 @@ class Controller:
                     return Outcome.FAILED
         except Unstartable as error:
             return self._refuse(error)
+        except NodeError as error:
+            return self._lose_node(error)
         except Interrupted as reason:
             return self._cancel(str(reason))
-        except OSError as error:
-            # The journal itself cannot be written (a full disk): nothing may go on unrecorded.
+        except JournalError as error:
+            # A full disk, most likely: nothing may go on unrecorded.
             return self._give_up(error)
         finally:
             self._worker.shutdown(wait=True)
@@ -149,9 +158,24 @@ class Controller:
         fields.setdefault("attempt", self.ledger.attempt)
         event = self._journal.append(kind, reason, **fields)
         self.ledger.apply(event)
-        self.watcher.event(event)
+        self._show(event)
+
+    def _show(self, event: Event) -> None:
+        # A terminal that is gone must not cost a run.
+        with contextlib.suppress(OSError):
+            self.watcher.event(event)
+
+    def _look(self) -> None:
+        with contextlib.suppress(OSError):
+            self.watcher.tick(self)
 
     # -- begin ------------------------------------------------------------------------------
+
+    def _ensure_supervisor(self) -> None:
+        """Have one before an attempt is planned; its death between attempts costs none."""
+        if not self.node.supervised:
+            self._supervisor_lost_at = None
+            self.node.replace_supervisor(self._pump, _SUPERVISOR_TIMEOUT)
 
     def _begin(self) -> _Way:
         """Allocate, plan, start. Raises Unstartable before anything was begun."""
@@ -160,11 +184,15 @@ class Controller:
         placement = self._allocate()
         chosen = self._choose_checkpoint()
         allocated_at = time.monotonic()
-        plan = self._plan(number, placement, chosen)
         files = self.directory.attempt(number)
-        files.create()
-        write_json(files.plan, plan.to_document())
-        self.way = way = _Way(Gang(plan, files), chosen.step if chosen else 0, allocated_at)
+        try:
+            plan = self._plan(number, placement, chosen)
+            files.create()
+            write_json(files.plan, plan.to_document())
+        except OSError as error:
+            raise Unstartable(FailureClass.STORAGE, f"attempt {number}: {error}") from error
+        self._oom_before = evidence.oom_kills()
+        self.way = way = _Way(Gang(plan, files), chosen, allocated_at)
         self.record(
             "attempt",
             _starting(chosen),
@@ -200,13 +228,16 @@ class Controller:
 
     def _choose_checkpoint(self) -> Verified | None:
         """The newest checkpoint that verifies; None for a fresh start; never scratch by chance."""
-        self._settle_checking()
+        if self._checking is not None:
+            self._checking.exception()
+            self._take_checked()
         chosen: Verified | None = None
         for result in self._vault.newest(self.spec.resources.ranks):
             if isinstance(result, Broken):
                 self._quarantine(result)
             else:
                 chosen = result
+                self._note_checkpoint(result)
         if chosen is None and self.ledger.ever_checkpointed:
             raise Unstartable(
                 FailureClass.STORAGE,
@@ -216,7 +247,12 @@ class Controller:
         return chosen
 
     def _quarantine(self, broken: Broken) -> None:
-        target = self._vault.quarantine(broken)
+        try:
+            target = self._vault.quarantine(broken)
+        except OSError as error:
+            raise Unstartable(
+                FailureClass.STORAGE, f"{broken.path} is broken and cannot be moved: {error}"
+            ) from error
         self.record(
             "quarantined",
             f"checkpoint of step {broken.step} cannot be used: {broken.reason}",
@@ -240,7 +276,7 @@ class Controller:
         """Look until the gang has finished (None) or something has failed."""
         limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
         while True:
-            observation = way.gang.observe(time.monotonic())
+            observation = way.gang.observe()
             suspect = self._supervisor_lost() or first_failure(observation, limits)
             if suspect is None:
                 suspect = self._note_progress(way)
@@ -255,7 +291,7 @@ class Controller:
         """Take what has arrived within `timeout` seconds, and let others look."""
         for message in self.node.poll(timeout):
             self._take(message)
-        self.watcher.tick(self)
+        self._look()
         if self.interrupted is not None:
             reason, self.interrupted = self.interrupted, None
             raise Interrupted(reason)
@@ -285,7 +321,7 @@ class Controller:
                 "running", "every rank has a process", state=JobState.RUNNING, pids=gang.pids()
             )
         step = max((v.beat.checkpoint_step for v in gang.views if v.beat), default=-1)
-        if step > way.checkpoint_step:
+        if step > way.checkpoint_step and self._checking is None:
             way.checkpoint_step = step
             self._check_in_background()
         self._take_checked()
@@ -293,43 +329,25 @@ class Controller:
             return None
         if not way.proven:
             way.proven = True
-            problem = self._prove_resume(way)
-            if problem:
-                return Suspect(None, time.monotonic(), Sign.CHECKPOINT, problem)
+            suspect = self._prove_resume(way)
+            if suspect is not None:
+                return suspect
         if not way.recovered:
             way.recovered = True
             self._note_recovered(way)
         return None
 
-    def _prove_resume(self, way: _Way) -> str | None:
+    def _prove_resume(self, way: _Way) -> Suspect | None:
         """Every rank must have loaded the very checkpoint that it was given."""
-        if way.resumed_step == 0:
+        if way.chosen is None:
             return None
-        first = {v.rank: v.beat.first_step for v in way.gang.views if v.beat}
-        wrong = [rank for rank, step in first.items() if step != way.resumed_step + 1]
-        if wrong:
-            return (
-                f"told to resume from step {way.resumed_step}, but rank {wrong[0]} began with "
-                f"step {first[wrong[0]]}: the script does not use MUSTER_RESUME_FROM"
-            )
-        proofs = [self._proof(way, rank) for rank in sorted(first)]
-        digests = {proof["digest"] for proof in proofs if proof}
-        if len(digests) > 1:
-            return "the ranks did not load the same checkpoint: their digests differ"
-        known = next((proof for proof in proofs if proof), None)
-        if known:
-            self.record(
-                "resumed",
-                f"step {known['step']}, digest {known['digest'][:12]}, learning rate "
-                f"{known['learning_rate']}, next samples {known['next_samples'][:4]}",
-                proofs=[proof for proof in proofs if proof],
-            )
-        return None
-
-    def _proof(self, way: _Way, rank: int) -> dict[str, Any] | None:
         files = self.directory.attempt(way.gang.plan.attempt.number)
-        document = read_json(files.resumed(rank))
-        return document if isinstance(document, dict) else None
+        first = {v.rank: v.beat.first_step for v in way.gang.views if v.beat}
+        proofs = resume.read_proofs(files, sorted(first))
+        suspect = resume.contradiction(way.chosen, first, proofs, time.monotonic())
+        if suspect is None and proofs:
+            self.record("resumed", resume.summary(proofs[0]), proofs=proofs)
+        return suspect
 
     def _note_recovered(self, way: _Way) -> None:
         if self._fault is None:
@@ -369,35 +387,40 @@ class Controller:
     def _check_in_background(self) -> None:
         """Verify what is new and retire what is old, without stopping to look at the gang."""
         if self._checking is None:
-            self._checking = self._worker.submit(self._vault.verify_new)
+            self._checking = self._worker.submit(self._vault.tend)
 
     def _take_checked(self) -> None:
         if self._checking is None or not self._checking.done():
             return
-        results, self._checking = self._checking.result(), None
+        (results, retired, problem), self._checking = self._checking.result(), None
         for result in results:
-            good = isinstance(result, Verified)
-            reason = f"step {result.step} verified" if good else f"step {result.step}: "
-            self.record(
-                "checkpoint",
-                reason + (result.reason if isinstance(result, Broken) else ""),
-                step=result.step,
-                path=str(result.path),
-                digest=result.digest if isinstance(result, Verified) else None,
-                verified=good,
-            )
-        for path in self._vault.retire():
+            self._note_checkpoint(result)
+        for path in retired:
             self.record("retired", f"{path.name} deleted: newer ones are verified", path=str(path))
+        if problem:
+            self.record("note", problem)
+
+    def _note_checkpoint(self, result: Verified | Broken) -> None:
+        if str(result.path) in self._noted:
+            return
+        self._noted.add(str(result.path))
+        broken = result.reason if isinstance(result, Broken) else None
+        self.record(
+            "checkpoint",
+            f"step {result.step}: {broken}" if broken else f"step {result.step} verified",
+            step=result.step,
+            path=str(result.path),
+            digest=result.digest if isinstance(result, Verified) else None,
+            verified=broken is None,
+        )
 
     def _settle_checking(self) -> None:
-        """Finish verifying before anybody chooses or reports."""
-        if self._checking is not None:
-            self._checking.exception()
+        """Finish verifying before the end is reported."""
+        for _ in range(2):  # what is being looked at now, and what has come since
+            self._check_in_background()
+            if self._checking is not None:
+                self._checking.exception()
             self._take_checked()
-        self._check_in_background()
-        assert self._checking is not None
-        self._checking.exception()
-        self._take_checked()
 
     # -- ends -------------------------------------------------------------------------------
 
@@ -407,8 +430,9 @@ class Controller:
         self.record("failing", suspect.cause, state=JobState.STOPPING, rank=suspect.rank)
         self._stop(way, grace=0.0)
         suspect = self._blame(way, suspect)
+        stepped_before = self.ledger.best_step > 0
         self._end_attempt(way)
-        decision = self._judge(way, suspect, seen_at)
+        decision = self._judge(way, suspect, seen_at, stepped_before=stepped_before)
         self.way = None
         if not decision.retry:
             return False
@@ -417,25 +441,29 @@ class Controller:
 
     def _blame(self, way: _Way, suspect: Suspect) -> Suspect:
         """The earliest sign among all that came in until the gang was down."""
-        limits = Limits({}, None)
-        earlier = first_failure(way.gang.observe(time.monotonic()), limits)
+        earlier = first_failure(way.gang.observe(), Limits({}, math.inf))
         return earlier if earlier is not None and earlier.at < suspect.at else suspect
 
-    def _judge(self, way: _Way, suspect: Suspect, seen_at: float) -> Decision:
+    def _judge(
+        self, way: _Way, suspect: Suspect, seen_at: float, *, stepped_before: bool
+    ) -> Decision:
         view = way.gang.view(suspect.rank)
         files = self.directory.attempt(way.gang.plan.attempt.number)
         found = evidence.collect(
             suspect,
             view,
             files,
-            job_ever_stepped=self.ledger.best_step > 0,
+            stepped_before=stepped_before,
+            lived=way.gang.lived,
             oom_killed=self._oom_happened(),
         )
         finding = classify(found, self.spec.restart.rules)
-        if found.bad_checkpoint:
-            self._refuse_checkpoint(Path(found.bad_checkpoint), found.error_message)
+        if found.bad_checkpoint and way.chosen is not None:
+            # It verified, but a rank could not load it: never offer it again.
+            self._quarantine(Broken(way.chosen.path, way.chosen.step, found.error_message))
         fault_at, source = self._fault_time(suspect)
-        self._fault = _Fault(fault_at, way.gang.last_step)
+        lost = self._fault.steps_before if self._fault else 0
+        self._fault = _Fault(fault_at, max(lost, way.gang.last_step))
         document = incident.opened(
             job=self.spec.name,
             attempt=self.ledger.attempt,
@@ -469,21 +497,17 @@ class Controller:
         self.record("refused", str(error), state=JobState.FAILED, failure=error.failure.value)
         return Outcome.FAILED
 
-    def _refuse_checkpoint(self, path: Path, reason: str) -> None:
-        """A rank could not load it although it verified: never offer it again."""
-        for checkpoint in self._vault.catalogue():
-            if checkpoint.path == path:
-                self._quarantine(Broken(path, checkpoint.step, reason))
-
     def _fault_time(self, suspect: Suspect) -> tuple[float, str]:
         """When the fault happened: by the drill's clock if there was one, else by its sign."""
-        drills = [
+        meant = [
             event.data["at"]
             for event in read_events(self.directory.events)
-            if event.kind == "drill" and event.attempt == self.ledger.attempt
+            if event.kind == "drill"
+            and event.attempt == self.ledger.attempt
+            and drill.explains(event.data, suspect)
+            and event.data["at"] <= suspect.at
         ]
-        before = [at for at in drills if at <= suspect.at]
-        return (before[-1], "drill") if before else (suspect.at, suspect.sign.value)
+        return (meant[-1], "drill") if meant else (suspect.at, suspect.sign.value)
 
     def _oom_happened(self) -> bool:
         now = evidence.oom_kills()
@@ -499,13 +523,11 @@ class Controller:
             while way.gang.stopped_at is None and self.node.supervised:
                 for message in self.node.poll(_TICK):
                     self._take(message)
-                self.watcher.tick(self)
+                self._look()
                 if time.monotonic() > deadline:
-                    break
-        if not self.node.supervised:
-            # Its ranks die with a supervisor; its successor clears what escaped.
-            self._supervisor_lost_at = None
-            self.node.replace_supervisor(self._pump, _SUPERVISOR_TIMEOUT)
+                    # Its ranks die with it; its successor clears what escaped.
+                    self.node.kill_supervisor()
+        if way.gang.stopped_at is None:
             way.gang.stopped_at = time.monotonic()
         self.node.release_port()
         if way.gang.stuck:
@@ -513,6 +535,9 @@ class Controller:
 
     def _end_attempt(self, way: _Way) -> None:
         seconds, steps = way.gang.training_seconds()
+        # Evidence only: a full disk must not turn one failure into another.
+        with contextlib.suppress(OSError):
+            write_json(self.directory.attempt(self.ledger.attempt).beats, way.gang.last_beats())
         self.record(
             "attempt_ended", seconds=seconds, steps=steps, last_step=max(0, way.gang.last_step)
         )
@@ -541,8 +566,15 @@ class Controller:
         self.record("cancelled", reason, state=JobState.CANCELLED)
         return Outcome.CANCELLED
 
-    def _give_up(self, error: OSError) -> Outcome:
-        self.watcher.event(
+    def _lose_node(self, error: NodeError) -> Outcome:
+        """The node is of no use any more; what was running on it has ended with it."""
+        if self.ledger.state in (JobState.STARTING, JobState.RUNNING):
+            self.record("failing", str(error), state=JobState.STOPPING)
+        self.record("node_failed", str(error), state=JobState.FAILED)
+        return Outcome.FAILED
+
+    def _give_up(self, error: JournalError) -> Outcome:
+        self._show(
             Event(
                 time.time(),
                 "unrecorded",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator import checkpoints, processes
-from orchestrator.health import RankView
+from orchestrator.health import RankView, Sign, Suspect
 from orchestrator.heartbeat import PHASES
 
 _FAULT = re.compile(
@@ -92,8 +94,16 @@ def due(fault: Fault, views: Sequence[RankView]) -> bool:
     if fault.step is not None:
         return any(v.beat is not None and v.beat.step >= fault.step for v in watched)
     if fault.phase is not None:
-        return any(v.beat is not None and v.beat.phase == fault.phase for v in watched)
+        entered = [v.beat.entered(fault.phase) for v in watched if v.beat is not None]
+        return any(not math.isnan(at) for at in entered)
     return all(v.pid is not None for v in watched)
+
+
+def explains(record: Mapping[str, Any], suspect: Suspect) -> bool:
+    """Whether a drill that was recorded is the cause of a failure."""
+    if record["fault"].startswith("kill-supervisor"):
+        return suspect.sign is Sign.SUPERVISOR
+    return record["rank"] is not None and record["rank"] == suspect.rank
 
 
 def inject(fault: Fault, target: Target) -> None:

@@ -13,6 +13,7 @@ from orchestrator.policy import Evidence, describe_exit
 
 _LOG_TAIL = 64 << 10
 _SHOWN_LINES = 6
+_SURELY_AT_WORK = 600.0
 
 
 def collect(
@@ -20,10 +21,14 @@ def collect(
     view: RankView | None,
     files: AttemptDirectory,
     *,
-    job_ever_stepped: bool,
+    stepped_before: bool,
+    lived: float,
     oom_killed: bool,
 ) -> Evidence:
-    """The evidence about the first failure, read when the gang is down."""
+    """The evidence about the first failure, read when the gang is down.
+
+    `stepped_before`: an earlier attempt finished a step; `lived`: seconds of this attempt.
+    """
     error: Mapping[str, Any] = (view.error if view is not None else None) or {}
     ended = view.exit if view is not None else None
     own_exit = ended is not None and not ended.asked
@@ -38,8 +43,16 @@ def collect(
         bad_checkpoint=error.get("checkpoint"),
         log=tail(files.log(suspect.rank), _LOG_TAIL),
         oom_killed=oom_killed and signal == 9,
-        job_ever_stepped=job_ever_stepped,
+        before_first_step=not stepped_before and not _has_stepped(view, lived),
+        start_errno=view.start_errno if view is not None else None,
     )
+
+
+def _has_stepped(view: RankView | None, lived: float) -> bool:
+    """Whether the rank was at work; of one without heartbeats only its age can tell."""
+    if view is None or view.beat is None:
+        return lived > _SURELY_AT_WORK
+    return view.beat.step >= 0
 
 
 def describe(suspect: Suspect, evidence: Evidence, view: RankView | None) -> list[str]:

@@ -50,11 +50,12 @@ class ForkClient:
     def fileno(self) -> int:
         return self._link.fileno() if self._link is not None else -1
 
-    def ensure(self, plan: ForkServerPlan) -> bool:
-        """Have a fork server of this plan; True if a new one was started."""
-        if self.alive and plan == self._plan:
-            return False
-        self.close()
+    def fits(self, plan: ForkServerPlan) -> bool:
+        """Whether a fork server of this very plan is there."""
+        return self.alive and plan == self._plan
+
+    def open(self, plan: ForkServerPlan) -> None:
+        """Start a fork server. Raises OSError."""
         ours, theirs = socket.socketpair()
         with theirs, open(plan.log, "ab") as log:
             process = subprocess.Popen(
@@ -78,7 +79,6 @@ class ForkClient:
         self._pid = process.pid
         self._plan = plan
         self._link = Link(ours)
-        return True
 
     def request(self, launch: ProcessPlan) -> None:
         """Ask for a rank; the answer comes with `replies`, after the preload at the earliest."""
@@ -86,6 +86,11 @@ class ForkClient:
             raise RuntimeError("no fork server was started")
         self._pending[launch.rank] = launch
         self._link.send(launch.to_document())
+
+    def flush(self) -> None:
+        """Send what is queued: a server that preloads does not read."""
+        if self._link is not None:
+            self._link.flush()
 
     def replies(self) -> list[ForkReply]:
         """The answers that have arrived."""
@@ -111,7 +116,7 @@ class ForkClient:
         )
 
     def abandon(self) -> list[ProcessPlan]:
-        """Forget a dead fork server; returns the starts that it still owed."""
+        """End or forget the fork server; returns the starts that it still owed."""
         pending = list(self._pending.values())
         self._pending.clear()
         self.close()

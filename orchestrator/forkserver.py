@@ -22,6 +22,7 @@ from typing import Any
 from orchestrator import processes
 from orchestrator.entry import run_module
 from orchestrator.launch import ProcessPlan, freshen_random, settle
+from orchestrator.rank import Rank
 
 _ADOPTION_TIMEOUT = 5.0
 
@@ -52,7 +53,10 @@ def main() -> None:
             connection.close()
             become(launch, int(supervisor))
             return
-        _say(reply, {"rank": launch.rank, "pid": pid})
+        if pid is None:
+            _say(reply, {"rank": launch.rank, "refused": "the fork was killed on its way"})
+        else:
+            _say(reply, {"rank": launch.rank, "pid": pid})
 
 
 def preload(modules: list[str]) -> list[str]:
@@ -78,8 +82,8 @@ def unsafe_to_fork(known_native: int) -> str | None:
     return None
 
 
-def fork_twice() -> int:
-    """Fork a grandchild: returns 0 in it, its pid in the caller."""
+def fork_twice() -> int | None:
+    """Fork a grandchild: returns 0 in it, its pid in the caller (None if it was killed)."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -92,9 +96,9 @@ def fork_twice() -> int:
         return 0
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        pid = int(pipe.read())
+        said = pipe.read()
     os.waitpid(child, 0)
-    return pid
+    return int(said) if said else None
 
 
 def become(launch: ProcessPlan, supervisor: int) -> None:
@@ -105,12 +109,15 @@ def become(launch: ProcessPlan, supervisor: int) -> None:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(0.001)
-    settle(launch, supervisor)
     os.environ.clear()
     os.environ.update(launch.environment)
+    try:
+        settle(launch, supervisor)
+    except OSError as error:
+        Rank(dict(os.environ)).error(type(error), error, error.__traceback__)
+        os._exit(1)
     freshen_random()
-    assert launch.module is not None
-    run_module(launch.module, launch.arguments)
+    run_module(str(launch.module), launch.arguments)
 
 
 def _say(stream: Any, message: dict[str, Any]) -> None:

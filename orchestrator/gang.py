@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator.health import Exit, Observation, RankView
 from orchestrator.heartbeat import Heartbeat
-from orchestrator.layout import AttemptDirectory, read_json
+from orchestrator.layout import AttemptDirectory, read_json, spooled_error
 from orchestrator.link import Message
 from orchestrator.plan import LaunchPlan
 
 _STEPS_REMEMBERED = 1000
+_ERROR_FIELDS = frozenset({"type", "message", "traceback", "code", "monotonic"})
 
 
 class Gang:
@@ -25,6 +28,8 @@ class Gang:
         self._ranks = {rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks}
         self._scheduler_exit: Exit | None = None
         self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
+        self._begun_at = time.monotonic()
+        self._seen_at = self._begun_at
         self.stopped_at: float | None = None
         self.stuck: list[dict[str, Any]] = []
 
@@ -51,7 +56,7 @@ class Gang:
         )
 
     def _on_start_failed(self, message: Message) -> None:
-        self._change(message["rank"], start_failed=message["reason"])
+        self._change(message["rank"], start_failed=message["reason"], start_errno=message["errno"])
 
     def _on_beat(self, message: Message) -> None:
         document = message["beat"]
@@ -62,6 +67,14 @@ class Gang:
         self._change(message["rank"], beat=beat)
         if beat.failed:
             self._read_error(message["rank"])
+
+    def _on_tick(self, message: Message) -> None:
+        self._seen_at = message["at"]
+
+    def _on_signs(self, message: Message) -> None:
+        self._change(
+            message["rank"], process_state=message["process_state"], log_at=message["log_at"]
+        )
 
     def _on_exit(self, message: Message) -> None:
         ended = Exit(message["code"], message["signal"], message["at"], message["asked"])
@@ -77,8 +90,11 @@ class Gang:
         self.stuck = message["stuck"]
 
     def _read_error(self, rank: int) -> None:
-        error = read_json(self._files.error(rank))
-        if isinstance(error, dict):
+        heartbeat = next(r.process.heartbeat for r in self.plan.ranks if r.assignment.rank == rank)
+        spooled = spooled_error(Path(heartbeat)) if heartbeat else None
+        error = read_json(self._files.error(rank)) or (read_json(spooled) if spooled else None)
+        # Anybody may have written it: only a record of ours is evidence.
+        if isinstance(error, dict) and error.keys() >= _ERROR_FIELDS:
             self._change(rank, error=error)
 
     def _change(self, rank: int | None, **fields: Any) -> None:
@@ -88,9 +104,24 @@ class Gang:
             # Without its scheduler no rank can join: say it of the first.
             self._ranks[0] = replace(self._ranks[0], **fields)
 
-    def observe(self, now: float) -> Observation:
+    def observe(self) -> Observation:
         """What `health` decides upon."""
-        return Observation(now, self.views, self._scheduler_exit, tuple(self._step_times))
+        return Observation(
+            now=self._seen_at,
+            ranks=self.views,
+            begun_at=self._begun_at,
+            scheduler_exit=self._scheduler_exit,
+            step_times=tuple(self._step_times),
+        )
+
+    @property
+    def lived(self) -> float:
+        """Seconds since the attempt began."""
+        return self._seen_at - self._begun_at
+
+    def last_beats(self) -> dict[str, dict[str, Any]]:
+        """Every rank's last heartbeat, for a record that outlives tmpfs."""
+        return {str(v.rank): asdict(v.beat) for v in self.views if v.beat is not None}
 
     def pids(self) -> list[list[int | None]]:
         """Rank, pid and start time of every process, for the journal."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.heartbeat import Heartbeat
+from orchestrator.heartbeat import PHASES, Heartbeat
 from orchestrator.states import RankState
 
 HANG_FLOOR = 60.0
@@ -49,6 +49,9 @@ class RankView:
     beat: Heartbeat | None = None
     error: Mapping[str, Any] | None = None
     start_failed: str | None = None
+    start_errno: int | None = None
+    process_state: str = ""  # T: stopped, D: uninterruptible; else nothing worth saying
+    log_at: float | None = None  # when its log last grew
 
     @property
     def succeeded(self) -> bool:
@@ -94,7 +97,8 @@ class Sign(enum.Enum):
     SCHEDULER = "scheduler"
     HANG = "hang"
     SUPERVISOR = "supervisor"
-    CHECKPOINT = "checkpoint"
+    IGNORED_RESUME = "ignored resume"
+    WRONG_RESUME = "wrong resume"
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,9 @@ class Observation:
     """One look at the gang."""
 
     now: float
+    """The supervisor's clock at its last word, so that a backlog is not taken for silence."""
     ranks: tuple[RankView, ...]
+    begun_at: float = 0.0
     scheduler_exit: Exit | None = None
     step_times: Sequence[float] = field(default=())
 
@@ -138,33 +144,36 @@ def first_failure(observation: Observation, limits: Limits) -> Suspect | None:
     suspects = [
         suspect
         for view in observation.ranks
-        for suspect in _suspects(view, observation, limits)
+        for suspect in _suspects(view, observation.now)
         if suspect is not None
     ]
     suspects += _scheduler(observation)
-    return min(suspects, key=lambda suspect: suspect.at, default=None)
+    if suspects:
+        return min(suspects, key=lambda suspect: suspect.at)
+    return _hang(observation, limits)
 
 
-def hang_limit(step_times: Sequence[float], given: float | None) -> float:
+def hang_limit(step_times: Sequence[float], given: float | None, first: float) -> float:
     """Seconds without a step after which a training rank counts as hung.
 
-    Five times the 99th percentile of the run's own steps, at least `HANG_FLOOR`.
+    Five times the 99th percentile of the run's own steps, at least `HANG_FLOOR`; `first`
+    as long as no step was seen, since the first may compile.
     """
     if given is not None:
         return given
     if not step_times:
-        return math.inf
+        return first
     ordered = sorted(step_times)
     worst = ordered[min(len(ordered) - 1, int(_PERCENTILE * len(ordered)))]
     return max(HANG_FLOOR, _HANG_FACTOR * worst)
 
 
-def _suspects(view: RankView, seen: Observation, limits: Limits) -> tuple[Suspect | None, ...]:
+def _suspects(view: RankView, now: float) -> tuple[Suspect | None, ...]:
     if view.start_failed is not None:
-        return (Suspect(view.rank, seen.now, Sign.NOT_STARTED, view.start_failed),)
+        return (Suspect(view.rank, now, Sign.NOT_STARTED, view.start_failed),)
     if view.succeeded:
         return ()
-    return (_bad_error(view, seen.now), _bad_exit(view), _hang(view, seen, limits))
+    return (_bad_error(view, now), _bad_exit(view))
 
 
 def _bad_error(view: RankView, now: float) -> Suspect | None:
@@ -190,27 +199,74 @@ def _bad_exit(view: RankView) -> Suspect | None:
     return Suspect(view.rank, view.exit.at, Sign.LEFT_EARLY, cause)
 
 
-def _hang(view: RankView, seen: Observation, limits: Limits) -> Suspect | None:
+def _hang(seen: Observation, limits: Limits) -> Suspect | None:
+    """The hung rank, if one can be told from its peers; rank None if all look alike.
+
+    In a collective every rank waits for the one that does not come. That one is behind, or
+    its process is stopped; where neither is seen, nobody is named.
+    """
+    present = [view for view in seen.ranks if not view.succeeded and view.exit is None]
+    silences = {view.rank: _silence(view, seen, limits) for view in present}
+    late = [rank for rank, (since, limit, _) in silences.items() if seen.now - since > limit]
+    if not late:
+        return None
+    at = min(since + limit for since, limit, _ in (silences[rank] for rank in late))
+    # Ranks cross the limit milliseconds apart: the first across it need not be the cause.
+    culprit = _culprit(present)
+    if culprit is None:
+        what = silences[late[0]][2]
+        return Suspect(None, at, Sign.HANG, f"{what}; which rank is the cause: not determined")
+    stopped = "; its process is stopped" if culprit.process_state in _STOPPED else ""
+    return Suspect(culprit.rank, at, Sign.HANG, silences[culprit.rank][2] + stopped)
+
+
+_STOPPED = frozenset({"T", "t"})
+
+
+def _culprit(present: Sequence[RankView]) -> RankView | None:
+    """The one that differs from its peers: stopped, else behind, else waiting for a device."""
+
+    def behind(view: RankView) -> tuple[int, int]:
+        if view.beat is None:
+            return (-1, -1)
+        return (view.beat.step, PHASES.index(view.beat.phase))
+
+    least = min(behind(view) for view in present)
+    for differing in (
+        [view for view in present if view.process_state in _STOPPED],
+        [view for view in present if behind(view) == least],
+        [view for view in present if view.process_state == "D"],
+    ):
+        if len(differing) == 1:
+            return differing[0]
+    return None
+
+
+def _silence(view: RankView, seen: Observation, limits: Limits) -> tuple[float, float, str]:
+    """Since when a rank is silent, how long it may be, and what to call it."""
     beat = view.beat
-    if beat is None or view.exit is not None:
-        return None
-    if beat.phase == "train":
-        limit = hang_limit(seen.step_times, limits.heartbeat)
-        since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
-        what = f"no step for {limit:.0f} s while training"
-    else:
+    if view.pid is None:
+        limit = limits.phases.get("init", math.inf)
+        return seen.begun_at, limit, f"not started within {limit:.0f} s"
+    if beat is None:
+        # It may never use the contract: then only its log shows that it lives.
+        limit = limits.heartbeat or limits.phases.get("compile", math.inf)
+        since = max(view.started_at or seen.begun_at, view.log_at or 0.0)
+        return since, limit, f"neither heartbeat nor output for {limit:.0f} s"
+    if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
-        since = beat.phase_at
-        what = f"in phase {beat.phase} for more than {limit:.0f} s"
-    if seen.now - since <= limit:
-        return None
-    return Suspect(view.rank, since + limit, Sign.HANG, what)
+        return beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s"
+    first = limits.phases.get("compile", math.inf)
+    limit = hang_limit(seen.step_times, limits.heartbeat, first)
+    since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
+    return since, limit, f"no step for {limit:.0f} s while training"
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:
-    """The scheduler may leave when the ranks are done with it, never before."""
+    """The scheduler leaves by itself, with 0, when the ranks have left it; else it broke."""
     ended = seen.scheduler_exit
-    if ended is None or ended.asked or any(view.succeeded for view in seen.ranks):
+    broke = ended is not None and not ended.asked and not ended.clean
+    if ended is None or not broke or any(view.succeeded for view in seen.ranks):
         return []
     how = f"killed by {signal_name(ended.signal)}" if ended.signal else f"exit code {ended.code}"
     return [Suspect(None, ended.at, Sign.SCHEDULER, f"the rendezvous scheduler ended: {how}")]

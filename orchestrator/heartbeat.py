@@ -1,8 +1,9 @@
 """The heartbeat: one fixed-size record a rank in tmpfs, written by the rank, read by anyone.
 
-A sequence number guards the record (odd while it is being written), so a reader never
-takes half an update and a writer never waits. All times are CLOCK_MONOTONIC seconds,
-which every process of a node shares. Standard library only: ranks import this.
+A checksum guards the record, so a reader never takes half an update, whatever the order in
+which a processor shows another's stores, and a writer never waits. All times are
+CLOCK_MONOTONIC seconds, which every process of a node shares. Standard library only: ranks
+import this.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mmap
 import os
 import struct
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +21,12 @@ PHASES = ("init", "join", "load", "compile", "train", "snapshot", "checkpoint", 
 """What a rank may be doing, in the order in which a fresh rank passes through them."""
 
 _MAGIC = 0x4D555354  # "MUST"
-_VERSION = 1
-_HEAD = struct.Struct("<IIQ")  # magic, version, sequence
-_SEQUENCE = struct.Struct("<Q")
-_SEQUENCE_OFFSET = 8
-# flags, phase, step, steps_total, first_step, images, checkpoint_step,
+_VERSION = 2
+_HEAD = struct.Struct("<III")  # magic, version, CRC of the body
+# sequence, flags, phase, step, steps_total, first_step, images, checkpoint_step,
 # beat_at, step_at, step_seconds, loss, first_step_at, phase_at, one entry time a phase
-_BODY = struct.Struct(f"<IIqqqqq6d{len(PHASES)}d")
-_FLAGS = struct.Struct("<I")
+_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}d")
+_START = struct.Struct("<QI")  # sequence, flags
 RECORD_SIZE = _HEAD.size + _BODY.size
 
 _DONE = 1
@@ -36,8 +36,12 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """One rank's progress. Steps count from 1 and are global; -1 means none yet."""
+    """One rank's progress. Steps count from 1 and are global; -1 means none yet.
 
+    `sequence` grows with every write, so two records are the same if it is.
+    """
+
+    sequence: int
     phase: str
     step: int
     steps_total: int
@@ -65,7 +69,8 @@ class HeartbeatWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, RECORD_SIZE)
+            # Not a hole: a full tmpfs must be an error here, not a SIGBUS at the first beat.
+            os.posix_fallocate(descriptor, 0, RECORD_SIZE)
             self._map = mmap.mmap(descriptor, RECORD_SIZE)
         finally:
             os.close(descriptor)
@@ -80,7 +85,6 @@ class HeartbeatWriter:
         self._phase_at = now
         self._entered = [nan] * len(PHASES)
         self._entered[0] = now
-        _HEAD.pack_into(self._map, 0, _MAGIC, _VERSION, 0)
         self._write(now)
 
     def phase(self, name: str) -> None:
@@ -95,6 +99,9 @@ class HeartbeatWriter:
 
     def step(self, step: int, loss: float, images: int, total: int | None) -> None:
         """Record that global step `step` is finished."""
+        # Converted before anything is kept: a wrong argument must not spoil the record.
+        step, loss, images = int(step), float(loss), int(images)
+        total = None if total is None else int(total)
         now = time.monotonic()
         if self._first_step < 0:
             self._first_step = step
@@ -111,7 +118,7 @@ class HeartbeatWriter:
 
     def checkpoint(self, step: int) -> None:
         """Record a finished checkpoint of `step`."""
-        self._checkpoint = step
+        self._checkpoint = int(step)
         self._write(time.monotonic())
 
     def done(self) -> None:
@@ -121,10 +128,8 @@ class HeartbeatWriter:
 
     def _write(self, now: float) -> None:
         self._sequence += 1
-        _SEQUENCE.pack_into(self._map, _SEQUENCE_OFFSET, self._sequence)
-        _BODY.pack_into(
-            self._map,
-            _HEAD.size,
+        body = _BODY.pack(
+            self._sequence,
             self._flags,
             self._phase,
             self._step,
@@ -140,8 +145,11 @@ class HeartbeatWriter:
             self._phase_at,
             *self._entered,
         )
-        self._sequence += 1
-        _SEQUENCE.pack_into(self._map, _SEQUENCE_OFFSET, self._sequence)
+        _store(self._map, body)
+
+
+def _store(record: mmap.mmap, body: bytes) -> None:
+    record[:] = _HEAD.pack(_MAGIC, _VERSION, zlib.crc32(body)) + body
 
 
 def mark_failed(path: str | os.PathLike[str]) -> None:
@@ -158,11 +166,10 @@ def mark_failed(path: str | os.PathLike[str]) -> None:
         if os.fstat(descriptor).st_size < RECORD_SIZE:
             return
         with mmap.mmap(descriptor, RECORD_SIZE) as record:
-            (flags,) = _FLAGS.unpack_from(record, _HEAD.size)
-            (sequence,) = _SEQUENCE.unpack_from(record, _SEQUENCE_OFFSET)
-            _SEQUENCE.pack_into(record, _SEQUENCE_OFFSET, sequence + 1)
-            _FLAGS.pack_into(record, _HEAD.size, flags | _FAILED)
-            _SEQUENCE.pack_into(record, _SEQUENCE_OFFSET, sequence + 2)
+            body = bytearray(record[_HEAD.size :])
+            sequence, flags = _START.unpack_from(body)
+            _START.pack_into(body, 0, sequence + 1, flags | _FAILED)
+            _store(record, bytes(body))
     finally:
         os.close(descriptor)
 
@@ -172,30 +179,25 @@ def read_heartbeat(path: str | os.PathLike[str]) -> Heartbeat | None:
     for _ in range(_TRIES):
         try:
             raw = Path(path).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         if len(raw) < RECORD_SIZE:
             return None
-        magic, version, before = _HEAD.unpack_from(raw)
+        magic, version, checksum = _HEAD.unpack_from(raw)
         if magic != _MAGIC or version != _VERSION:
             return None
-        if before and before % 2 == 0 and _still(path, before):
+        if checksum == zlib.crc32(raw[_HEAD.size : RECORD_SIZE]):
             return _decode(raw)
     return None
 
 
-def _still(path: str | os.PathLike[str], sequence: int) -> bool:
-    with open(path, "rb") as file:
-        file.seek(_SEQUENCE_OFFSET)
-        return bool(_SEQUENCE.unpack(file.read(_SEQUENCE.size))[0] == sequence)
-
-
 def _decode(raw: bytes) -> Heartbeat:
-    (flags, phase, step, total, first_step, images, checkpoint, *times) = _BODY.unpack_from(
-        raw, _HEAD.size
+    (sequence, flags, phase, step, total, first_step, images, checkpoint, *times) = (
+        _BODY.unpack_from(raw, _HEAD.size)
     )
     beat_at, step_at, step_seconds, loss, first_step_at, phase_at, *entered = times
     return Heartbeat(
+        sequence=sequence,
         phase=PHASES[phase],
         step=step,
         steps_total=total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from orchestrator.gang import Gang
@@ -42,7 +43,7 @@ def opened(
         else None,
         "cause": suspect.cause,
         "evidence": evidence,
-        "fault_at": fault_at,
+        "fault_at": round(time.time() - (time.monotonic() - fault_at), 3),
         "fault_at_source": fault_source,
         "detected_after": _since(seen_at, fault_at),
         "stopped_after": _since(stopped, fault_at),

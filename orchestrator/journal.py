@@ -6,6 +6,7 @@ most a line that was never acted upon. Standard library only (the supervisor wri
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -29,11 +30,20 @@ class Event:
     data: dict[str, Any]
 
 
-class Journal:
-    """The writing end. Every append is on disk when the call returns (OSError otherwise)."""
+class JournalError(RuntimeError):
+    """The journal cannot be written: nothing may go on unrecorded."""
 
-    def __init__(self, path: Path) -> None:
+
+class Journal:
+    """The writing end. Every append is on disk when the call returns.
+
+    `reserve` is a file whose only use is its size: it is given up when the disk is full, so
+    that the end of the run can still be recorded. Raises JournalError when that fails too.
+    """
+
+    def __init__(self, path: Path, reserve: Path | None = None) -> None:
         self._path = path
+        self._reserve = reserve
 
     def append(
         self,
@@ -46,18 +56,42 @@ class Journal:
     ) -> Event:
         """Record an event, with the move of the job that it explains, as one line."""
         event = Event(time.time(), kind, attempt, state, reason, data)
-        append_line(
-            self._path,
-            {
-                "time": event.time,
-                "kind": kind,
-                "attempt": attempt,
-                **({"state": state.value} if state else {}),
-                "reason": reason,
-                **({"data": data} if data else {}),
-            },
-        )
+        line = {
+            "time": event.time,
+            "kind": kind,
+            "attempt": attempt,
+            **({"state": state.value} if state else {}),
+            "reason": reason,
+            **({"data": data} if data else {}),
+        }
+        try:
+            self._append(line)
+        except OSError as error:
+            raise JournalError(f"{self._path}: {error.strerror or error}") from error
         return event
+
+    def _append(self, line: dict[str, Any]) -> None:
+        try:
+            append_line(self._path, line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._give_up_reserve():
+                raise
+            append_line(self._path, line)
+
+    def _give_up_reserve(self) -> bool:
+        if self._reserve is None or not self._reserve.exists():
+            return False
+        self._reserve.unlink()
+        return True
+
+
+def keep_reserve(path: Path, size: int = 1 << 18) -> None:
+    """Fill the reserve with real blocks. Raises OSError when there is no room even now."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: Path, document: dict[str, Any]) -> None:
@@ -73,7 +107,7 @@ def append_line(path: Path, document: dict[str, Any]) -> None:
             line = b"\n" + line
         written = os.write(descriptor, line)
         if written != len(line):
-            raise OSError(28, f"only {written} of {len(line)} bytes fitted", str(path))
+            raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted", str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -90,7 +124,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             document = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(document, dict):
             yield document

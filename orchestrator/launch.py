@@ -75,25 +75,34 @@ class ForkServerPlan:
         return cls(**{**document, "preload": tuple(document["preload"])})
 
 
-def settle(launch: ProcessPlan, supervisor: int) -> None:
-    """Make the calling process the one that `launch` describes, all but its program.
-
-    Own session, dies with the supervisor, its CPUs, its output to its log. Runs between
-    fork and exec or in a forked rank: raises OSError.
-    """
-    os.setsid()
+def bind(launch: ProcessPlan, supervisor: int) -> None:
+    """Tie the calling process to its supervisor's life and to its CPUs. Raises OSError."""
     processes.die_with_parent(supervisor)
+    # What is ignored stays ignored through exec, and the supervisor ignores these.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if launch.cpus:
         os.sched_setaffinity(0, launch.cpus)
+
+
+def settle(launch: ProcessPlan, supervisor: int) -> None:
+    """Make a forked process the one that `launch` describes, all but its program.
+
+    Own session, dies with the supervisor, its CPUs, its output to its log, the signal
+    handling of a Python that has just started. Raises OSError.
+    """
+    os.setsid()
+    bind(launch, supervisor)
     os.chdir(launch.workdir)
     null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(launch.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def freshen_random() -> None:

@@ -7,9 +7,11 @@ A run directory explains itself at any instant:
     events.jsonl        what happened and what was decided, append only
     live.json           who drives the run now (process, spool), while somebody does
     lock                held by that process
+    reserve             room for last words: given up when the disk is full
     attempts/001/       one directory an attempt, never reused
         plan.json       what was started where
         exits.jsonl     each process's end, written by the supervisor
+        beats.json      each rank's last heartbeat, written when the attempt has ended
         logs/           rank-0.log … scheduler.log, raw
         errors/         rank-3.json: the exception that ended it; rank-3.resumed.json: its proof
         reports/        short texts for the end of the run, e.g. evaluation.txt
@@ -52,6 +54,10 @@ class RunDirectory:
     @property
     def live(self) -> Path:
         return self.root / "live.json"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
 
     @property
     def lock(self) -> Path:
@@ -113,6 +119,10 @@ class AttemptDirectory:
         return self.root / "errors"
 
     @property
+    def beats(self) -> Path:
+        return self.root / "beats.json"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
@@ -165,8 +175,12 @@ class Spool:
         """Every spool of this user on this machine, those of dead runs included."""
         found = []
         for owner in _spool_base().glob("muster-*/owner.json"):
-            document = read_json(owner)
-            if owner.parent.stat().st_uid == os.getuid() and document:
+            try:
+                document = read_json(owner)
+                ours = owner.parent.stat().st_uid == os.getuid()
+            except OSError:
+                continue  # another run is just ending
+            if ours and document:
                 found.append(cls(owner.parent, Path(document["ray"])))
         return found
 
@@ -182,6 +196,11 @@ class Spool:
         for directory in (self.root, self.ray):
             if directory.name.startswith("muster-"):
                 shutil.rmtree(directory, ignore_errors=True)
+
+
+def spooled_error(heartbeat: Path) -> Path:
+    """Where a rank leaves its error when the run directory cannot take it."""
+    return heartbeat.with_suffix(".error.json")
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -218,7 +237,7 @@ def read_json(path: Path) -> Any | None:
     """The document in a file of ours, or None if it is not there (or not whole)."""
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 

@@ -33,10 +33,8 @@ class Ledger:
     ever_checkpointed: bool = False
     started_at: float | None = None
     ended_at: float | None = None
-    counted_seconds: float = 0.0
-    last_seconds: float = 0.0
-    last_steps: int = 0
-    best_step_of_last: int = 0
+    trained: list[tuple[int, int, float]] = field(default_factory=list)
+    """(first step, last step, seconds) of what was trained and not yet trained again."""
     checkpoint: dict[str, Any] | None = None
     charged: dict[FailureClass, int] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
@@ -55,6 +53,11 @@ class Ledger:
         handler = _HANDLERS.get(event.kind)
         if handler is not None:
             handler(self, event)
+
+    @property
+    def counted_seconds(self) -> float:
+        """Training time of ended attempts whose steps were kept."""
+        return sum(seconds for _, _, seconds in self.trained)
 
     @property
     def history(self) -> History:
@@ -85,25 +88,28 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.resumed_step = event.data["resumed_step"]
     ledger.sources = event.data["sources"]
     ledger.pids = []
+    ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
         ledger.started_at = event.time
-    _count_steps(ledger, ledger.resumed_step)
+    ledger.trained = [
+        _cut(segment, ledger.resumed_step)
+        for segment in ledger.trained
+        if segment[0] <= ledger.resumed_step
+    ]
 
 
-def _count_steps(ledger: Ledger, kept_up_to: int) -> None:
-    """Of the last attempt's training time, count the part whose steps were kept."""
-    if ledger.last_steps:
-        first = ledger.best_step_of_last - ledger.last_steps
-        kept = max(0, min(kept_up_to, ledger.best_step_of_last) - first)
-        ledger.counted_seconds += ledger.last_seconds * kept / ledger.last_steps
-    ledger.last_steps = 0
+def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
+    """The part of a stretch of training up to step `last`, with its share of the time."""
+    first, end, seconds = segment
+    kept = min(end, last)
+    return first, kept, seconds * (kept - first + 1) / (end - first + 1)
 
 
 def _attempt_ended(ledger: Ledger, event: Event) -> None:
-    ledger.last_seconds = event.data["seconds"]
-    ledger.last_steps = event.data["steps"]
-    ledger.best_step_of_last = event.data["last_step"]
-    ledger.best_step = max(ledger.best_step, event.data["last_step"])
+    steps, last = event.data["steps"], event.data["last_step"]
+    if steps:
+        ledger.trained.append((last - steps + 1, last, event.data["seconds"]))
+    ledger.best_step = max(ledger.best_step, last)
 
 
 def _failure(ledger: Ledger, event: Event) -> None:
@@ -135,6 +141,7 @@ def _recovered(ledger: Ledger, event: Event) -> None:
 
 def _checkpoint(ledger: Ledger, event: Event) -> None:
     ledger.ever_checkpointed = True
+    ledger.best_step = max(ledger.best_step, event.data["step"])
     ledger.checkpoint = {
         "step": event.data["step"],
         "path": event.data["path"],

@@ -106,7 +106,7 @@ def listen(path: Path) -> socket.socket:
 def _parse(line: bytes) -> Message:
     try:
         message = json.loads(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise LinkError(f"not a message: {line[:80]!r}: {error}") from error
     if not isinstance(message, dict):
         raise LinkError(f"not a message: {line[:80]!r}")

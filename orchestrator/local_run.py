@@ -20,14 +20,15 @@ from cluster.device import Inventory, Node
 from orchestrator import drill, processes
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
-from orchestrator.journal import Event, Journal, read_events
+from orchestrator.journal import Event, Journal, JournalError, keep_reserve, read_events
 from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
 from orchestrator.ledger import fold
-from orchestrator.node import LocalNode, NodeError
+from orchestrator.node import LocalNode
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 
 _STALE_AFTER = 60.0
+_LOCK_PATIENCE = 1.0
 
 
 class RunError(RuntimeError):
@@ -77,42 +78,57 @@ def drive(
     `by_hand`: a person starts it again, so budgets are fresh and changed code is taken.
     """
     remove_stale_spools()
-    with _lock(directory), _spool(directory) as spool:
-        epoch, run_id = _enter(directory, by_hand=by_hand)
-        node = LocalNode(
-            job=spec.name,
-            run_id=run_id,
-            epoch=epoch,
-            directory=directory,
-            spool=spool,
-            ranks=spec.resources.ranks,
-            cores=cpu.measure().usable_cores,
-            environment=os.environ,
-        )
-        controller = Controller(
-            spec=spec,
-            directory=directory,
-            spool=spool,
-            node=node,
-            inventory=inventory,
-            environment=os.environ,
-            watcher=watcher,
-            faults=list(faults),
-        )
-        write_json(
-            directory.live,
-            {**_me(), "spool": spool.to_document(), "epoch": epoch, "run_id": run_id},
-        )
-        with _interruptible(controller):
-            try:
-                node.bring_up()
-                return controller.run()
-            except NodeError as error:
-                controller.record("node_failed", str(error), state=JobState.FAILED)
-                return Outcome.FAILED
-            finally:
-                node.close()
-                directory.live.unlink(missing_ok=True)
+    try:
+        with _lock(directory), _spool(directory) as spool:
+            keep_reserve(directory.reserve)
+            return _drive(directory, spec, watcher, spool, faults, by_hand=by_hand)
+    except OSError as error:
+        raise RunError(f"{error.filename or directory.root}: {error.strerror or error}") from error
+    except JournalError as error:
+        raise RunError(str(error)) from error
+
+
+def _drive(
+    directory: RunDirectory,
+    spec: JobSpec,
+    watcher: Watcher,
+    spool: Spool,
+    faults: Sequence[drill.Fault],
+    *,
+    by_hand: bool,
+) -> Outcome:
+    epoch, run_id = _enter(directory, by_hand=by_hand)
+    node = LocalNode(
+        job=spec.name,
+        run_id=run_id,
+        epoch=epoch,
+        directory=directory,
+        spool=spool,
+        ranks=spec.resources.ranks,
+        cores=cpu.measure().usable_cores,
+        environment=os.environ,
+    )
+    controller = Controller(
+        spec=spec,
+        directory=directory,
+        spool=spool,
+        node=node,
+        inventory=inventory,
+        environment=os.environ,
+        watcher=watcher,
+        faults=list(faults),
+    )
+    write_json(
+        directory.live,
+        {**_me(), "spool": spool.to_document(), "epoch": epoch, "run_id": run_id},
+    )
+    with _interruptible(controller):
+        try:
+            node.bring_up()
+            return controller.run()
+        finally:
+            node.close()
+            directory.live.unlink(missing_ok=True)
 
 
 def _enter(directory: RunDirectory, *, by_hand: bool) -> tuple[int, str]:
@@ -150,7 +166,7 @@ def _me() -> dict[str, object]:
 def _lock(directory: RunDirectory) -> Iterator[None]:
     descriptor = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(descriptor)
     except BlockingIOError:
         os.close(descriptor)
         live = read_json(directory.live) or {}
@@ -162,11 +178,23 @@ def _lock(directory: RunDirectory) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _take_lock(descriptor: int) -> None:
+    """Lock, trying again for a second: `status` holds it for a moment to see who drives."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
 @contextmanager
 def _spool(directory: RunDirectory) -> Iterator[Spool]:
     spool = Spool.create()
-    write_json(spool.owner, {**_me(), "ray": str(spool.ray), "run_dir": str(directory.root)})
     try:
+        write_json(spool.owner, {**_me(), "ray": str(spool.ray), "run_dir": str(directory.root)})
         yield spool
     finally:
         spool.remove()
@@ -179,7 +207,10 @@ def remove_stale_spools() -> None:
         identity = processes.Identity(
             owner.get("pid", 0), owner.get("start_time", 0), owner.get("boot_id", "")
         )
-        old = time.time() - spool.owner.stat().st_mtime > _STALE_AFTER
+        try:
+            old = time.time() - spool.owner.stat().st_mtime > _STALE_AFTER
+        except OSError:
+            continue  # it is just ending
         if old and not identity.alive():
             for pid in processes.mentioning(str(spool.root)):
                 if pid != os.getpid():

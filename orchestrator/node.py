@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from cluster.ports import PortLease
 from cluster.ray_client import Closed, Failed, RayLost, RayNode, Ready, Start
@@ -94,7 +92,7 @@ class LocalNode:
         )
         return Start(
             argv=argv,
-            env={**self._environment, "PYTHONPATH": _import_path(), MARK: self._run_id},
+            env={**self._environment, MARK: self._run_id},
             cwd=str(self._directory.root),
             log=str(self._directory.supervisor_log),
         )
@@ -103,6 +101,8 @@ class LocalNode:
         """Return when a supervisor has said hello. Raises NodeError."""
         deadline = time.monotonic() + timeout
         while not self.supervised:
+            if self._ray_ended:
+                raise NodeError(f"Ray's keeper ended; see {self._directory.ray_log}")
             if time.monotonic() > deadline:
                 raise NodeError(
                     f"no supervisor after {timeout:.0f} s; see {self._directory.supervisor_log} "
@@ -121,6 +121,12 @@ class LocalNode:
             raise NodeError(f"Ray is gone for good; see {self._directory.ray_log}")
         self._ray.start_supervisor(self._supervisor())
         self.wait_ready(pump, timeout)
+
+    def kill_supervisor(self) -> None:
+        """End a supervisor that does not answer any more."""
+        if self.supervisor_pid is not None:
+            processes.kill_quietly(self.supervisor_pid)
+        self._drop_link()
 
     def ray_pids(self) -> tuple[int, ...]:
         """The raylet of this run."""
@@ -178,6 +184,8 @@ class LocalNode:
         messages: list[Message] = []
         for event in self._ray.poll():
             match event:
+                case Failed(reason) if self.supervised:
+                    messages.append({"event": "note", "text": f"Ray: {reason}"})
                 case Failed(reason):
                     raise NodeError(f"Ray does not start the supervisor: {reason}")
                 case RayLost(reason):
@@ -246,11 +254,4 @@ class LocalNode:
                 self._link.receive()
             time.sleep(0.01)
         if processes.state_of(pid) not in (None, "Z"):
-            os.kill(pid, 9)
-
-
-def _import_path() -> str:
-    """A PYTHONPATH with which every process of the run imports this very muster."""
-    here = str(Path(__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    return f"{here}{os.pathsep}{inherited}" if inherited else here
+            processes.kill_quietly(pid)

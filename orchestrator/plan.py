@@ -152,11 +152,15 @@ def make_plan(
 
 def user_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """The user's environment without what would confuse a rank: Ray's, MindSpore's, ours."""
-    return {
+    kept = {
         name: value
         for name, value in inherited.items()
         if name not in _NOT_INHERITED and not name.startswith(_NOT_INHERITED_PREFIXES)
     }
+    # Every process of a run imports this very muster; what the user put first stays first.
+    here = str(Path(__file__).resolve().parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (kept.get("PYTHONPATH"), here)))
+    return kept
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,13 @@ _RENDEZVOUS = re.compile(
     r"Failed to (register|build|initialize).{0,60}(cluster|topology)|cluster_time_out"
     r"|Topology build timed out|Timed out node list"
 )
+_FULL_LOG = re.compile(r"No space left on device|Disk quota exceeded")
+_NO_PROGRAM_ERRNOS = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR})
 _OOM_LOG = re.compile(r"std::bad_alloc|Cannot allocate memory|oom-kill|Out of memory")
+
+
+_ENDLESS = 20
+"""Failures in a row without a step gained that end a run even if none was charged."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Evidence:
     bad_checkpoint: str | None = None
     log: str = ""  # the end of the failed rank's log
     oom_killed: bool = False
-    job_ever_stepped: bool = True
+    before_first_step: bool = False
+    start_errno: int | None = None
     terminated_by_us: bool = False
 
 
@@ -67,7 +74,29 @@ RULES: tuple[ClassRule, ...] = (
         "checkpoint cannot be loaded", FailureClass.STORAGE, lambda e: e.bad_checkpoint is not None
     ),
     ClassRule("killed for memory", FailureClass.OOM, lambda e: e.oom_killed),
-    ClassRule("program cannot be started", FailureClass.USER, lambda e: e.sign is Sign.NOT_STARTED),
+    ClassRule(
+        "program cannot be started",
+        FailureClass.USER,
+        lambda e: e.sign is Sign.NOT_STARTED and e.start_errno in _NO_PROGRAM_ERRNOS,
+    ),
+    ClassRule(
+        "no room to start a process",
+        FailureClass.STORAGE,
+        lambda e: e.sign is Sign.NOT_STARTED and e.start_errno in _STORAGE_ERRNOS,
+    ),
+    ClassRule(
+        "a process could not be started", FailureClass.NODE, lambda e: e.sign is Sign.NOT_STARTED
+    ),
+    ClassRule(
+        "the script ignores the checkpoint it is given",
+        FailureClass.USER,
+        lambda e: e.sign is Sign.IGNORED_RESUME,
+    ),
+    ClassRule(
+        "ranks loaded another checkpoint than they were given",
+        FailureClass.STORAGE,
+        lambda e: e.sign is Sign.WRONG_RESUME,
+    ),
     ClassRule(
         "exit code of a user's mistake (64, 65, 66, 78)",
         FailureClass.USER,
@@ -98,7 +127,10 @@ RULES: tuple[ClassRule, ...] = (
     ClassRule(
         "storage is full or failing",
         FailureClass.STORAGE,
-        lambda e: e.error_errno in _STORAGE_ERRNOS,
+        lambda e: (
+            e.error_errno in _STORAGE_ERRNOS
+            or bool(e.exit_code and _FULL_LOG.search(e.error_message or e.log[-4096:]))
+        ),
     ),
     ClassRule(
         "loss is not a number", FailureClass.NUMERIC, lambda e: e.error_type == "FloatingPointError"
@@ -116,7 +148,7 @@ RULES: tuple[ClassRule, ...] = (
     ClassRule(
         "exception before the job's first step",
         FailureClass.USER,
-        lambda e: not e.job_ever_stepped and (e.error_type is not None or bool(e.exit_code)),
+        lambda e: e.before_first_step and (e.error_type is not None or bool(e.exit_code)),
     ),
     ClassRule("killed by a signal", FailureClass.PROCESS, lambda e: e.signal is not None),
     ClassRule("left before it was done", FailureClass.PROCESS, lambda e: e.sign is Sign.LEFT_EARLY),
@@ -178,6 +210,9 @@ def decide(finding: Finding, history: History, restart: Restart) -> Decision:
             f"{history.attempts_without_gain} attempts in a row gained no step "
             "(restart.no_progress)"
         )
+        return Decision(False, 0.0, reason, left)
+    if history.failures_in_a_row > _ENDLESS:
+        reason = f"{history.failures_in_a_row} failures in a row, whatever their class"
         return Decision(False, 0.0, reason, left)
     delay = backoff(history.failures_in_a_row, restart.backoff)
     return Decision(True, delay, f"restart in {delay:.1f} s", left)

@@ -137,17 +137,17 @@ def _pids() -> list[int]:
 
 def _stat(pid: int) -> _Stat | None:
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        raw = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
         return None
-    # The command name stands in parentheses and may hold anything, so read from its end.
-    fields = text[text.rindex(")") + 2 :].split()
-    return _Stat(pid, int(fields[1]), fields[0], int(fields[19]))
+    # The command name stands in parentheses and may hold any bytes, so read from its end.
+    fields = raw[raw.rindex(b")") + 2 :].split()
+    return _Stat(pid, int(fields[1]), fields[0].decode(), int(fields[19]))
 
 
 def name_of(pid: int) -> str:
     """The command name of a process (at most 15 characters); empty if it is gone."""
     try:
-        return (_PROC / str(pid) / "comm").read_text().strip()
+        return (_PROC / str(pid) / "comm").read_bytes().decode(errors="replace").strip()
     except OSError:
         return ""

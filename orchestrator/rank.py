@@ -6,6 +6,7 @@ runs alone. Environment: see `Rank.from_env`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
-from orchestrator.layout import RunDirectory, write_bytes
+from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 
 EXIT_DONE = 0
 EXIT_USAGE = 64
@@ -66,11 +67,16 @@ class Rank:
         MUSTER_HEARTBEAT and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
-        if rank.active:
+        if not rank.active:
+            return rank
+        # One voice a process: who asks twice (train, then evaluate) must not start anew.
+        known = _VOICES.get(os.getpid())
+        if known is None:
             rank._hook_exceptions()
             if rank._heartbeat_file:
                 rank._heartbeat = HeartbeatWriter(rank._heartbeat_file)
-        return rank
+            _VOICES[os.getpid()] = known = rank
+        return known
 
     def phase(self, name: str) -> None:
         """Say what the rank does now: a name of `orchestrator.heartbeat.PHASES`."""
@@ -175,11 +181,21 @@ class Rank:
         target = self._error_file
         if suffix is not None:
             target = target.with_suffix(f".{suffix}.json")
+        data = json.dumps(record).encode()
         try:
-            write_bytes(target, json.dumps(record).encode())
+            write_bytes(target, data)
         except OSError as error:
-            # The record is evidence, not the work: a full disk must not hide the first error.
-            print(f"muster: could not write {target}: {error}", file=sys.stderr)
+            # A full disk must not hide what it broke: tmpfs has room for a record.
+            self._leave_in_spool(data, error)
+
+    def _leave_in_spool(self, data: bytes, why: OSError) -> None:
+        if self._heartbeat_file is None:
+            return
+        try:
+            write_bytes(spooled_error(self._heartbeat_file), data)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                print(f"muster: could not write {self._error_file}: {why}; {error}", flush=True)
 
     def _hook_exceptions(self) -> None:
         previous = sys.excepthook
@@ -191,6 +207,9 @@ class Rank:
             previous(kind, value, trace)
 
         sys.excepthook = hook
+
+
+_VOICES: dict[int, Rank] = {}
 
 
 class CheckpointUnusable(RuntimeError):

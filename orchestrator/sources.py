@@ -46,7 +46,8 @@ def _python_files(package: Path) -> list[Path]:
     found = [
         path
         for path in package.rglob("*.py")
-        if not _SKIPPED.intersection(path.parts) and not path.name.startswith(".")
+        if not _SKIPPED.intersection(path.relative_to(package).parts)
+        and not path.name.startswith(".")
     ]
     return sorted(found)[:_FILES_LIMIT]
 

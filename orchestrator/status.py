@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator import processes
 from orchestrator.health import Exit, RankView
-from orchestrator.heartbeat import read_heartbeat
+from orchestrator.heartbeat import Heartbeat, read_heartbeat
 from orchestrator.journal import read_events, read_lines
 from orchestrator.layout import RunDirectory, read_json
 from orchestrator.ledger import Ledger, fold
@@ -103,16 +103,21 @@ def _rank_from_disk(rank: Mapping[str, Any], ledger: Ledger, directory: RunDirec
     number = rank["rank"]
     files = directory.attempt(ledger.attempt)
     started = {entry[0]: entry for entry in ledger.pids}
+    kept = read_json(files.beats) or {}
     ends = {line["rank"]: line for line in read_lines(files.exits)}
     end = ends.get(number)
     pid, start_time = (started[number][1:]) if number in started else (None, None)
     error = read_json(files.error(number))
+    beat = read_heartbeat(rank["env"]["MUSTER_HEARTBEAT"])
+    if beat is None and str(number) in kept:
+        kept_beat = kept[str(number)]
+        beat = Heartbeat(**{**kept_beat, "phase_entered": tuple(kept_beat["phase_entered"])})
     return RankView(
         rank=number,
         pid=end["pid"] if end else pid,
         start_time=start_time,
         exit=Exit(end["code"], end["signal"], end["at"], end["asked"]) if end else None,
-        beat=read_heartbeat(rank["env"]["MUSTER_HEARTBEAT"]),
+        beat=beat,
         error=error if isinstance(error, dict) else None,
     )
 
@@ -199,9 +204,9 @@ def goodput(view: RunView) -> float | None:
     ledger = view.ledger
     if ledger.started_at is None:
         return None
-    counted = ledger.counted_seconds + (ledger.last_seconds if ledger.last_steps else 0.0)
+    counted = ledger.counted_seconds
     running = [r.beat for r in view.ranks if r.beat and r.beat.step > r.beat.first_step]
-    if running and not ledger.last_steps:
+    if running and view.live and ledger.state is JobState.RUNNING:
         counted += max(beat.step_at - beat.first_step_at for beat in running)
     elapsed = (ledger.ended_at or view.observed_at) - ledger.started_at
     return round(min(1.0, counted / elapsed), 4) if elapsed > 0 else None

@@ -11,6 +11,7 @@ warmed, started, start_failed, beats, exit, stopped, note. Standard library only
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -19,14 +20,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator import processes
 from orchestrator.forkclient import ForkClient
-from orchestrator.heartbeat import Heartbeat, read_heartbeat
+from orchestrator.heartbeat import read_heartbeat
 from orchestrator.journal import append_line
-from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, settle
+from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message
 
@@ -43,7 +45,10 @@ class Child:
     launch: ProcessPlan
     attempt: int
     identity: processes.Identity
-    beat: Heartbeat | None = None
+    sequence: int = 0  # of the last beat that was passed on
+    process_state: str = ""
+    log_at: float = 0.0  # when its log last grew, by the monotonic clock
+    log_size: int = 0
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Supervisor:
         self._stopping: Stopping | None = None
         self._fork = ForkClient(os.getpid())
         self._leaving = False
+        self._terminated = False
         self._orphaned = False
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._wakeup_in = socket.socketpair()
@@ -91,6 +97,9 @@ class Supervisor:
                 self._readable(key.fileobj)
             self._reap()
             self._link.flush()
+            self._fork.flush()
+            if self._terminated and not self._leaving:
+                self._leave()
             if self._stopping:
                 self._push_stop()
             if time.monotonic() >= next_beat:
@@ -105,9 +114,13 @@ class Supervisor:
         self._wakeup_in.setblocking(False)
         signal.set_wakeup_fd(self._wakeup_in.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._leave())
+        signal.signal(signal.SIGTERM, self._terminate)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+
+    def _terminate(self, *_: object) -> None:
+        # A flag: the handler may have interrupted the very code that it would call.
+        self._terminated = True
 
     def _readable(self, source: object) -> None:
         if source is self._wakeup:
@@ -145,29 +158,40 @@ class Supervisor:
             self._link.send(message)
 
     def _note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         self._send({"event": "note", "text": text})
 
     # -- starting ---------------------------------------------------------------------------
 
     def _warm(self, plan: ForkServerPlan) -> None:
-        old = self._fork.fileno()
-        if self._fork.ensure(plan):
-            if old >= 0:
-                self._selector.unregister(old)
-            self._selector.register(self._fork.fileno(), selectors.EVENT_READ, None)
+        if self._fork.fits(plan):
+            return
+        self._close_fork_server()
+        try:
+            self._fork.open(plan)
+        except OSError as error:
+            self._note(f"the fork server does not start: {error}")
+        else:
+            self._selector.register(self._fork.fileno(), selectors.EVENT_READ)
+
+    def _close_fork_server(self) -> list[ProcessPlan]:
+        """End the fork server; returns the starts that it still owed."""
+        if self._fork.fileno() >= 0:
+            self._selector.unregister(self._fork.fileno())
+        return self._fork.abandon()
 
     def _start(self, attempt: int, launches: list[Message]) -> None:
         self._attempt = attempt
         for document in launches:
             launch = ProcessPlan.from_document(document)
-            if launch.start == "spawn" or not self._fork.alive:
+            if launch.start == "spawn":
                 self._spawn(launch)
-            else:
+            elif self._fork.alive:
                 self._fork.request(launch)
+            else:
+                self._without_fork(launch, "there is no fork server")
 
     def _take_fork_replies(self) -> None:
-        descriptor = self._fork.fileno()
         for reply in self._fork.replies():
             if reply.ready is not None:
                 self._send({"event": "warmed", "seconds": reply.ready, "failed": reply.failed})
@@ -178,8 +202,7 @@ class Supervisor:
             else:
                 self._without_fork(reply.launch, reply.refused or "no reason given")
         if not self._fork.alive:
-            self._selector.unregister(descriptor)
-            lost = self._fork.abandon()
+            lost = self._close_fork_server()
             self._note(f"the fork server ended ({len(lost)} starts were pending)")
             for launch in lost:
                 self._without_fork(launch, "the fork server ended")
@@ -190,36 +213,47 @@ class Supervisor:
             self._note(f"{launch.label}: started without the fork server: {reason}")
             self._spawn(launch)
         else:
-            self._start_failed(launch, f"launch.start is fork, but: {reason}")
+            self._start_failed(launch, f"launch.start is fork, but: {reason}", None)
 
     def _spawn(self, launch: ProcessPlan) -> None:
         supervisor = os.getpid()
         try:
-            process = subprocess.Popen(
-                launch.argv,
-                env=dict(launch.environment),
-                stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: settle(launch, supervisor),  # this process has one thread
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            self._start_failed(launch, _why_not_started(launch, error))
+            with open(launch.log, "ab") as log:
+                process = subprocess.Popen(
+                    launch.argv,
+                    env=dict(launch.environment),
+                    cwd=launch.workdir,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=lambda: bind(launch, supervisor),  # this process has one thread
+                )
+        except OSError as error:
+            self._start_failed(launch, _why_not_started(launch, error), error.errno)
+            return
+        except subprocess.SubprocessError:
+            reason = f"CPUs {launch.cpus} cannot be bound: the affinity mask has changed"
+            self._start_failed(launch, reason, None)
             return
         process.returncode = 0  # its exit is ours to collect, not Popen's
         self._adopt(launch, process.pid)
 
-    def _start_failed(self, launch: ProcessPlan, reason: str) -> None:
+    def _start_failed(self, launch: ProcessPlan, reason: str, number: int | None) -> None:
         self._send(
             {
                 "event": "start_failed",
                 "attempt": self._attempt,
                 "rank": launch.rank,
                 "reason": reason,
+                "errno": number,
             }
         )
 
     def _adopt(self, launch: ProcessPlan, pid: int) -> None:
         identity = processes.identify(pid) or processes.Identity(pid, 0, processes.boot_id())
-        self._children[pid] = Child(launch, self._attempt, identity)
+        now = time.monotonic()
+        self._children[pid] = Child(launch, self._attempt, identity, log_at=now)
         self._send(
             {
                 "event": "started",
@@ -227,16 +261,19 @@ class Supervisor:
                 "rank": launch.rank,
                 "pid": pid,
                 "start_time": identity.start_time,
-                "at": time.monotonic(),
+                "at": now,
             }
         )
         if pid in self._unclaimed:
-            self._exited(pid, self._unclaimed.pop(pid), time.monotonic())
+            self._exited(pid, self._unclaimed.pop(pid), now)
 
     # -- ends -------------------------------------------------------------------------------
 
     def _reap(self) -> None:
         """Collect every process that has ended, ours or adopted."""
+        if not self._fork.owes:
+            # Only a fork that is still to be announced can be among them.
+            self._unclaimed.clear()
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -274,6 +311,9 @@ class Supervisor:
 
     def _stop(self, grace: float) -> None:
         """End every process of the attempt: TERM and `grace` seconds, or KILL at once."""
+        self._reap()  # what ended before this moment ended by itself
+        if self._fork.owes:
+            self._close_fork_server()  # a fork that comes later would belong to nobody
         now = time.monotonic()
         if grace > 0:
             for pid in list(self._children):
@@ -290,9 +330,8 @@ class Supervisor:
                 # A process group reaches children that are being forked right now.
                 _signal_group(pid, signal.SIGKILL)
                 processes.kill_quietly(pid)
-        # A fork that was asked for may still come; a dead leader's threads may still run.
-        busy = left or self._children or self._fork.owes
-        if busy and now < self._stopping.give_up_at:
+        # The threads of a process whose leader is a zombie may still run.
+        if (left or self._children) and now < self._stopping.give_up_at:
             return
         stuck = [{"pid": pid, "state": processes.state_of(pid)} for pid in left]
         self._send(
@@ -306,7 +345,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """Take the fork server and the spool away; explain an end that nobody ordered."""
-        self._fork.close()
+        self._close_fork_server()
         _await_end(lambda: not processes.descendants(os.getpid()), _STOP_TIMEOUT)
         if self._orphaned:
             self._explain_orphaned()
@@ -324,21 +363,51 @@ class Supervisor:
         try:
             append_line(self._directory.events, event)
         except OSError as error:
-            print(f"could not write {self._directory.events}: {error}", file=sys.stderr)
+            say(f"could not write {self._directory.events}: {error}")
 
     # -- heartbeats -------------------------------------------------------------------------
 
     def _pass_beats(self) -> None:
-        if not self._link.behind:
-            for child in self._children.values():
-                self._pass_beat(child)
+        if self._link.behind:
+            return
+        for child in self._children.values():
+            self._pass_beat(child)
+            self._pass_signs(child)
+        # The controller measures silence against this clock, not against its own: one that
+        # stood still must not take its backlog for a hang.
+        self._send({"event": "tick", "attempt": self._attempt, "at": time.monotonic()})
+
+    def _pass_signs(self, child: Child) -> None:
+        """What can be seen of a process from outside: its state, and when its log grew."""
+        if child.launch.rank is None:
+            return
+        state = processes.state_of(child.identity.pid) or ""
+        # Running and sleeping alternate all the time and say nothing.
+        state = state if state in "TtDZ" else ""
+        try:
+            size = os.stat(child.launch.log).st_size
+        except OSError:
+            size = child.log_size
+        if (state, size) != (child.process_state, child.log_size):
+            if size != child.log_size:
+                child.log_at = time.monotonic()
+            child.process_state, child.log_size = state, size
+            self._send(
+                {
+                    "event": "signs",
+                    "attempt": child.attempt,
+                    "rank": child.launch.rank,
+                    "process_state": state,
+                    "log_at": child.log_at,
+                }
+            )
 
     def _pass_beat(self, child: Child) -> None:
         if child.launch.heartbeat is None:
             return
         beat = read_heartbeat(child.launch.heartbeat)
-        if beat is not None and beat != child.beat:
-            child.beat = beat
+        if beat is not None and beat.sequence != child.sequence:
+            child.sequence = beat.sequence
             self._send(
                 {
                     "event": "beat",
@@ -363,7 +432,13 @@ def clear_leftovers(run_id: str) -> None:
         return not pids
 
     if not _await_end(gone, _STOP_TIMEOUT):
-        print(f"processes of an earlier attempt do not die: {left()}", file=sys.stderr)
+        say(f"processes of an earlier attempt do not die: {left()}")
+
+
+def say(text: str) -> None:
+    """A line for supervisor.log, which may lie on a full disk."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def clear_ray(spool: Spool) -> None:
@@ -375,9 +450,9 @@ def clear_ray(spool: Spool) -> None:
             processes.kill_quietly(pid)
 
 
-def _await_end(condition: object, timeout: float) -> bool:
+def _await_end(condition: Callable[[], bool], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
@@ -393,7 +468,9 @@ def _signal_group(pid: int, number: int) -> None:
         return
 
 
-def _why_not_started(launch: ProcessPlan, error: BaseException) -> str:
+def _why_not_started(launch: ProcessPlan, error: OSError) -> str:
+    if error.filename in (launch.workdir, launch.log):
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, FileNotFoundError):
         return f"{launch.argv[0]}: no such program (looked for from {launch.workdir})"
     if isinstance(error, PermissionError):

@@ -1,16 +1,25 @@
 """A run's checkpoints in the controller's hands: each is read once, and remembered.
 
-`verify_new` may run in a thread of its own; everything else belongs to the controller's.
+`tend` may run in a thread of its own; everything else belongs to the controller's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator import checkpoints
 from orchestrator.checkpoints import Broken, Checkpoint, Verified
 from orchestrator.layout import RunDirectory
+
+
+class Tended(NamedTuple):
+    """What `Vault.tend` did: verified, deleted, and what went wrong with deleting."""
+
+    results: list[Verified | Broken]
+    retired: list[Path]
+    problem: str
 
 
 class Vault:
@@ -27,25 +36,40 @@ class Vault:
 
     def verify_new(self) -> list[Verified | Broken]:
         """Verify what has not been looked at yet, oldest first; returns just that."""
-        fresh = [c for c in reversed(self.catalogue()) if c.path not in self._known]
+        present = self.catalogue()
+        for gone in self._known.keys() - {checkpoint.path for checkpoint in present}:
+            # Moved away while it was read: the same step may come back whole.
+            self._known.pop(gone, None)
+        fresh = [c for c in reversed(present) if c.path not in self._known]
         results = [checkpoints.verify(checkpoint) for checkpoint in fresh]
         self._known.update({result.path: result for result in results})
         return results
 
+    def tend(self) -> Tended:
+        """Verify what is new, then retire what is old."""
+        results = self.verify_new()
+        gone: list[Path] = []
+        try:
+            for path in self._expendable():
+                checkpoints.delete(path)
+                self._known.pop(path, None)
+                gone.append(path)
+        except OSError as error:
+            return Tended(results, gone, f"an old checkpoint cannot be deleted: {error}")
+        return Tended(results, gone, "")
+
     def newest(self, world_size: int) -> Iterator[Verified | Broken]:
         """Before a start: read again, from the newest on, until one is whole."""
-        yield from checkpoints.newest_usable(self._directory.checkpoints, world_size=world_size)
+        found = checkpoints.newest_usable(self._directory.checkpoints, world_size=world_size)
+        for result in found:
+            self._known[result.path] = result
+            yield result
 
     def quarantine(self, broken: Broken) -> Path:
         """Move it aside; returns where it lies now."""
         self._known.pop(broken.path, None)
         return checkpoints.quarantine(broken, self._directory.quarantine)
 
-    def retire(self) -> list[Path]:
-        """Delete what newer verified checkpoints have made superfluous; returns what went."""
+    def _expendable(self) -> list[Path]:
         present = [self._known[c.path] for c in self.catalogue() if c.path in self._known]
-        gone = checkpoints.expendable(present, self._keep)
-        for path in gone:
-            checkpoints.delete(path)
-            self._known.pop(path, None)
-        return gone
+        return checkpoints.expendable(present, self._keep)

@@ -50,8 +50,15 @@ def job(*overrides: str, text: str = JOB) -> JobSpec:
 
 
 def beat(**fields: object) -> Heartbeat:
-    """A heartbeat of a rank that has just been started, changed by `fields`."""
+    """A heartbeat of a rank that has just been started, changed by `fields`.
+
+    Its phase counts as entered at `phase_at`.
+    """
+    entered = [0.0, *[math.nan] * (len(PHASES) - 1)]
+    if "phase" in fields:
+        entered[PHASES.index(str(fields["phase"]))] = float(str(fields.get("phase_at", 0.0)))
     quiet = Heartbeat(
+        sequence=1,
         phase="init",
         step=-1,
         steps_total=-1,
@@ -64,7 +71,7 @@ def beat(**fields: object) -> Heartbeat:
         loss=math.nan,
         first_step_at=math.nan,
         phase_at=0.0,
-        phase_entered=(0.0, *[math.nan] * (len(PHASES) - 1)),
+        phase_entered=tuple(entered),
         done=False,
         failed=False,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.processes import state_of
 from tests.runs import Job, assert_nothing_left, end, muster, poll, worker_job
 
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ def test_a_killed_supervisor_costs_one_attempt(
     assert drilled.code == 0, drilled.text
     poll(lambda: "recovered" in job.kinds(), 60, "recovered")
     assert [incident["class"] for incident in job.incidents()] == ["node"]
-    assert not [pid for pid in before if os.path.exists(f"/proc/{pid}")]
+    assert {state_of(pid) for pid in before} <= {None, "Z"}
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     assert_nothing_left(live)

@@ -27,6 +27,7 @@ def main() -> None:
     steps = int(options["steps"])
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
+        keep_step(rank, step)
         rank.step(step, loss=1.0 / step, images=2, total=steps)
         every = rank.checkpoint_every
         if every and step % every == 0 and rank.rank == 0:
@@ -36,6 +37,15 @@ def main() -> None:
     if rank.rank == 0:
         rank.report("count", f"counted to {steps}")
     rank.done()
+
+
+def keep_step(rank: Rank, step: int) -> None:
+    """What an all-reduce does: nobody is more than a step ahead of anybody."""
+    folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
+    (folder / f"at-{rank.rank}-{step}").touch()
+    for peer in range(rank.size):
+        while not (folder / f"at-{peer}-{step}").exists():
+            time.sleep(0.002)
 
 
 def load(rank: Rank) -> int:
@@ -57,9 +67,7 @@ def save(rank: Rank, step: int) -> None:
     size = int(os.environ.get("CHECKPOINT_BYTES", "1000"))
     content = f"{step} ".ljust(size, "x").encode()
     write(aside / "model.ckpt", content)
-    files = {
-        "model.ckpt": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    }
+    files = {"model.ckpt": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
     manifest = {"format": 1, "step": step, "world_size": rank.size, "files": files}
     write(aside / "MANIFEST.json", json.dumps(manifest).encode())
     aside.rename(final)

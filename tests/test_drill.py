@@ -1,0 +1,171 @@
+"""Faults on purpose: what can be asked for, when it is due, what it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checkpoints import Broken, catalogue, verify
+from orchestrator.drill import KINDS, Fault, FaultError, Target, due, inject, parse
+from orchestrator.health import RankView
+from tests.support_core import beat, gone, kill, training, until, view, write_checkpoint
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("kill-rank:3", Fault("kill-rank", 3)),
+        ("kill-rank:3@step:20", Fault("kill-rank", 3, step=20)),
+        ("hang-rank:5", Fault("hang-rank", 5)),
+        ("term-rank:0@phase:compile", Fault("term-rank", 0, phase="compile")),
+        ("kill-supervisor", Fault("kill-supervisor")),
+        ("kill-ray@step:0", Fault("kill-ray", step=0)),
+        ("corrupt-checkpoint", Fault("corrupt-checkpoint")),
+        ("truncate-checkpoint@step:10", Fault("truncate-checkpoint", step=10)),
+    ],
+)
+def test_faults_are_read_and_shown(text: str, fault: Fault) -> None:
+    """A fault is what was written, and shows as it was written."""
+    assert parse(text, 8) == fault
+    assert str(fault) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "KIND"),
+        ("kill", ", ".join(KINDS)),
+        ("kill-rank", "kill-rank:0"),
+        ("kill-rank:", "KIND[:RANK]"),
+        ("kill-rank:-1", "KIND[:RANK]"),
+        ("kill-rank:8", "ranks 0 to 7"),
+        ("kill-rank:x", "KIND[:RANK]"),
+        ("kill-ray:1", "takes no rank"),
+        ("corrupt-checkpoint:0", "takes no rank"),
+        ("kill-rank:1@step:", "KIND[:RANK]"),
+        ("kill-rank:1@phase:lunch", "evaluate"),
+        ("kill-rank:1@step:5@phase:load", "KIND[:RANK]"),
+        (" kill-rank:1", "KIND[:RANK]"),
+        ("KILL-RANK:1", "KIND[:RANK]"),
+    ],
+)
+def test_mistakes_say_what_is_allowed(text: str, says: str) -> None:
+    """What is no fault is refused with the right form, the rank numbers or the phases."""
+    with pytest.raises(FaultError) as refused:
+        parse(text, 8)
+    assert says in str(refused.value)
+
+
+def test_without_a_gang_ranks_are_not_checked() -> None:
+    """Before the size is known any rank may be named."""
+    assert parse("kill-rank:99").rank == 99
+
+
+GANG = (view(0, beat=training(20, 1.0)), view(1, beat=training(19, 1.0)), view(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "views", "expected"),
+    [
+        ("kill-rank:0@step:20", GANG, True),
+        ("kill-rank:0@step:21", GANG, False),
+        ("kill-rank:1@step:20", GANG, False),
+        ("kill-rank:2@step:1", GANG, False),
+        ("kill-ray@step:20", GANG, True),
+        ("kill-ray@step:21", GANG, False),
+        ("kill-rank:2", GANG, True),
+        ("kill-rank:0", (RankView(0), view(1)), False),
+        ("kill-ray", (RankView(0), view(1)), False),
+        ("kill-ray", GANG, True),
+        ("kill-rank:0@phase:train", GANG, True),
+        ("kill-rank:2@phase:train", GANG, False),
+        ("kill-ray@phase:load", (view(0, beat=beat(phase="load")), view(1)), True),
+        ("kill-rank:1@phase:load", (view(0, beat=beat(phase="load")), view(1)), False),
+    ],
+)
+def test_the_moment(text: str, views: tuple[RankView, ...], expected: bool) -> None:
+    """At once, at a step of its rank, or in a phase; of any rank where none is named."""
+    assert due(parse(text), views) is expected
+
+
+def test_a_short_phase_is_not_missed() -> None:
+    """A phase that was entered and left between two looks has come."""
+    passed = beat(phase="compile", phase_entered=(0.0, 0.1, 0.2, 0.3, NAN, NAN, NAN, NAN))
+    assert due(parse("kill-rank:0@phase:load"), [view(0, beat=passed)])
+    assert not due(parse("kill-rank:0@phase:train"), [view(0, beat=passed)])
+
+
+def target(checkpoints: Path, **more: object) -> Target:
+    """A run of which nothing else can be broken."""
+    known = {"pids": {}, "supervisor": None, "ray": (), "checkpoints": checkpoints}
+    return Target(**{**known, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("kill-rank:1", signal.SIGKILL),
+        ("term-rank:1", signal.SIGTERM),
+        ("kill-supervisor", signal.SIGKILL),
+        ("kill-ray", signal.SIGKILL),
+    ],
+)
+def test_signals_are_real(tmp_path: Path, text: str, number: int) -> None:
+    """A real process gets the real signal."""
+    process = subprocess.Popen(["sleep", "600"])
+    pid = process.pid
+    try:
+        inject(parse(text), target(tmp_path, pids={1: pid}, supervisor=pid, ray=(pid,)))
+        assert process.wait(20) == -number
+    finally:
+        kill(pid)
+        process.wait()
+
+
+def test_a_hang_stands_still(tmp_path: Path) -> None:
+    """The rank is there and does nothing."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        inject(parse("hang-rank:0"), target(tmp_path, pids={0: process.pid}))
+        path = Path(f"/proc/{process.pid}/stat")
+        until(lambda: path.read_text().split()[2] == "T", "the stop")
+    finally:
+        process.kill()
+        process.wait()
+    assert gone(process.pid)
+
+
+@pytest.mark.parametrize(
+    "text", ["kill-rank:0", "hang-rank:0", "kill-supervisor", "kill-ray", "corrupt-checkpoint"]
+)
+def test_nothing_to_break_is_said(tmp_path: Path, text: str) -> None:
+    """Where there is nothing, the fault is refused and no stranger is hit."""
+    with pytest.raises(FaultError):
+        inject(parse(text), target(tmp_path, pids={1: os.getpid()}))
+
+
+@pytest.mark.parametrize("kind", ["corrupt-checkpoint", "truncate-checkpoint"])
+def test_the_newest_checkpoint_is_damaged(tmp_path: Path, kind: str) -> None:
+    """Only the newest, only its model, and it does not verify any more."""
+    for step in (10, 20):
+        write_checkpoint(tmp_path, step)
+    inject(parse(kind), target(tmp_path))
+    newest, older = (verify(checkpoint) for checkpoint in catalogue(tmp_path))
+    assert isinstance(newest, Broken) and "model.ckpt" in newest.reason
+    assert not isinstance(older, Broken)
+
+
+@pytest.mark.parametrize("kind", ["corrupt-checkpoint", "truncate-checkpoint"])
+def test_damage_to_an_empty_model_is_refused_in_order(tmp_path: Path, kind: str) -> None:
+    """A checkpoint whose model is empty or missing raises nothing but what a drill may raise."""
+    write_checkpoint(tmp_path, 10, files={"model.ckpt": b"", "x": b"x"})
+    try:
+        inject(parse(kind), target(tmp_path))
+    except (FaultError, OSError) as error:
+        assert str(error)

@@ -1,0 +1,210 @@
+"""The ledger: whole failure stories as data, a few lines each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.journal import Event
+from orchestrator.ledger import Ledger, fold
+from orchestrator.states import FailureClass, JobState
+
+Line = tuple[float, str, dict[str, Any]]
+
+
+def story(*lines: Line) -> Ledger:
+    """The ledger after `(time, kind, data)` lines; `attempt` counts by itself."""
+    attempt = 0
+    events = []
+    for time, kind, data in lines:
+        fields = dict(data)
+        attempt += kind == "attempt"
+        state = fields.pop("state", None)
+        reason = fields.pop("reason", "")
+        events.append(Event(time, kind, attempt, state, reason, fields))
+    return fold(events)
+
+
+def start(time: float, resumed: int = 0) -> Line:
+    """An attempt begins at a step."""
+    data = {"resumed_step": resumed, "sources": "s", "state": JobState.STARTING}
+    return (time, "attempt", data)
+
+
+def end(time: float, last_step: int, *, steps: int, seconds: float) -> Line:
+    """An attempt has ended."""
+    return (time, "attempt_ended", {"seconds": seconds, "steps": steps, "last_step": last_step})
+
+
+def failure(
+    time: float, kind: str = "process", rank: int | None = 0, *, free: bool = False
+) -> Line:
+    """A failure was judged."""
+    return (time, "failure", {"class": kind, "rank": rank, "free": free, "cause": "c"})
+
+
+def decision(time: float, *, retry: bool = True) -> Line:
+    """The policy has spoken."""
+    state = JobState.RECOVERING if retry else JobState.FAILED
+    data = {"retry": retry, "incident": {"decision": "d"}, "state": state, "reason": "r"}
+    return (time, "decision", data)
+
+
+def attempt(
+    begin: float, resumed: int, last: int, kind: str = "process", **options: Any
+) -> tuple[Line, ...]:
+    """A whole attempt that trained a step a second from `resumed` to `last` and failed."""
+    steps = max(0, last - resumed)
+    return (
+        start(begin, resumed),
+        end(begin + steps, last, steps=steps, seconds=float(steps)),
+        failure(begin + steps, kind, **options),
+        decision(begin + steps),
+    )
+
+
+def controller(time: float, epoch: int = 1, *, forgive: bool = False) -> Line:
+    """A controller takes over."""
+    data = {"run_id": "r1", "epoch": epoch, "forgive": forgive, "state": JobState.QUEUED}
+    return (time, "controller", data)
+
+
+def test_an_empty_journal_is_a_queued_job() -> None:
+    """Before the first event there is nothing to know."""
+    assert fold([]) == Ledger()
+    assert Ledger().state is JobState.QUEUED
+
+
+def test_one_failure_then_success() -> None:
+    """A killed rank: one incident, one restart, one charge, and a run that succeeded."""
+    ledger = story(
+        controller(0),
+        *attempt(10, 0, 25, rank=3),
+        start(40, 20),
+        end(70, 50, steps=30, seconds=30.0),
+        (71, "succeeded", {"state": JobState.SUCCEEDED, "reason": "every rank is done"}),
+    )
+    assert (ledger.state, ledger.reason) == (JobState.SUCCEEDED, "every rank is done")
+    assert (ledger.attempt, ledger.best_step, ledger.resumed_step) == (2, 50, 20)
+    assert ledger.restarts == {"process": 1}
+    assert ledger.charged == {FailureClass.PROCESS: 1}
+    assert ledger.first_failures == {3: 1}
+    assert (ledger.started_at, ledger.ended_at) == (10, 71)
+    assert len(ledger.incidents) == 1
+    assert ledger.incidents[0]["decision"] == "d"
+
+
+def test_budgets_are_kept_by_class() -> None:
+    """Two process failures and a hang are two and one; a final failure is no restart."""
+    last = attempt(20, 8, 12)[:3]
+    ledger = story(*attempt(0, 0, 5), *attempt(10, 4, 9, "hang"), *last, decision(30, retry=False))
+    assert ledger.history.charged == {FailureClass.PROCESS: 2, FailureClass.HANG: 1}
+    assert ledger.restarts == {"process": 1, "hang": 1}
+    assert ledger.state is JobState.FAILED
+    assert ledger.ended_at == 30
+
+
+def test_free_failures_cost_nothing() -> None:
+    """A lost port is neither charged nor an attempt without gain, but it is one in a row."""
+    ledger = story(*(line for n in range(4) for line in attempt(n, 0, 0, "rendezvous", free=True)))
+    assert ledger.charged == {}
+    assert ledger.without_gain == 0
+    assert ledger.failures_in_a_row == 4
+    assert ledger.restarts == {"rendezvous": 4}
+
+
+def test_attempts_without_a_new_step_are_counted() -> None:
+    """Only a step beyond all before is progress: training lost steps again is none."""
+    gains = story(*attempt(0, 0, 10), *attempt(20, 5, 11), *attempt(40, 10, 12)).history
+    assert (gains.attempts_without_gain, gains.failures_in_a_row) == (0, 1)
+    stuck = story(*attempt(0, 0, 10), *attempt(20, 5, 10), *attempt(40, 5, 8)).history
+    assert (stuck.attempts_without_gain, stuck.failures_in_a_row) == (2, 3)
+    start_fails = story(*attempt(0, 0, 0), *attempt(1, 0, 0), *attempt(2, 0, 0)).history
+    assert start_fails.attempts_without_gain == 3
+
+
+def test_one_gain_makes_the_slate_clean() -> None:
+    """After two attempts for nothing, one that trains on starts the count again."""
+    history = story(*attempt(0, 0, 0), *attempt(1, 0, 0), *attempt(2, 0, 7)).history
+    assert (history.attempts_without_gain, history.failures_in_a_row) == (0, 1)
+
+
+def test_a_person_forgives() -> None:
+    """A resume by hand gives fresh budgets and takes new code; what happened stays on record."""
+    story_so_far = (*attempt(0, 0, 0), *attempt(1, 0, 0), controller(5, 2, forgive=True))
+    ledger = story(*story_so_far)
+    assert ledger.history.charged == {}
+    assert (ledger.without_gain, ledger.failures_in_a_row, ledger.sources) == (0, 0, "")
+    assert (ledger.attempt, ledger.epoch, len(ledger.incidents)) == (2, 2, 2)
+    assert ledger.state is JobState.QUEUED and ledger.ended_at is None
+
+
+def test_another_controller_keeps_the_budgets() -> None:
+    """Without a person's word nothing is forgiven."""
+    ledger = story(*attempt(0, 0, 0), controller(5, 2))
+    assert ledger.charged == {FailureClass.PROCESS: 1}
+    assert ledger.sources == "s"
+
+
+def test_goodput_counts_kept_steps_only() -> None:
+    """Of 25 steps 20 were kept; the 5 after the checkpoint are trained again and do not count."""
+    ledger = story(*attempt(0, 0, 25), start(30, 20))
+    assert ledger.counted_seconds == pytest.approx(20.0)
+    again = story(*attempt(0, 0, 25), *attempt(30, 20, 40), start(60, 40))
+    assert again.counted_seconds == pytest.approx(40.0)
+
+
+def test_goodput_of_a_run_that_starts_over_is_nothing() -> None:
+    """No checkpoint, no kept step."""
+    assert story(*attempt(0, 0, 25), start(30, 0)).counted_seconds == 0.0
+
+
+def test_goodput_forgets_what_an_older_checkpoint_takes_back() -> None:
+    """When the newest checkpoint is broken, steps that had counted are trained again."""
+    ledger = story(*attempt(0, 0, 40), *attempt(50, 40, 45), start(60, 20))
+    assert ledger.counted_seconds == pytest.approx(20.0)
+
+
+def test_an_attempt_that_was_cut_off_leaves_what_its_checkpoint_proves() -> None:
+    """After a controller's sudden death the step resumed from has certainly been trained."""
+    ledger = story(start(0), controller(100, 2, forgive=True), start(101, 40))
+    assert ledger.best_step == 40
+
+
+def test_the_newest_checkpoint_is_shown() -> None:
+    """Checkpoints come oldest first; a broken one is shown as not verified."""
+
+    def saved(step: int, *, verified: bool = True) -> Line:
+        return (0, "checkpoint", {"step": step, "path": f"/c/{step}", "verified": verified})
+
+    assert story(saved(5), saved(10)).checkpoint == {
+        "step": 10,
+        "path": "/c/10",
+        "verified": True,
+    }
+    ledger = story(saved(5), saved(10, verified=False))
+    assert ledger.checkpoint is not None and ledger.checkpoint["verified"] is False
+    moved = story(saved(5), (1, "quarantined", {"step": 5, "path": "/c/5"}))
+    assert moved.checkpoint is None
+    assert moved.ever_checkpointed
+
+
+def test_recovery_is_added_to_its_incident() -> None:
+    """The split of the way back lands in the newest incident."""
+    ledger = story(
+        *attempt(0, 0, 5), start(9, 5), (12, "recovered", {"incident": {"steps_lost": 2}})
+    )
+    assert ledger.incidents[0]["steps_lost"] == 2
+
+
+def test_an_attempt_has_its_own_processes() -> None:
+    """Pids of an earlier attempt are not shown for the next."""
+    ledger = story(start(0), (1, "running", {"pids": [[0, 77, 5]]}), start(9, 5))
+    assert ledger.pids == []
+
+
+def test_unknown_events_only_move_the_state() -> None:
+    """An event of a later release is taken for what it says of the state."""
+    ledger = story((0, "novelty", {"state": JobState.HELD, "reason": "because", "x": 1}))
+    assert (ledger.state, ledger.reason) == (JobState.HELD, "because")
