@@ -143,9 +143,9 @@ class Gang:
         times = [v.beat.first_step_at if v.beat else math.nan for v in self._ranks.values()]
         return None if any(math.isnan(time) for time in times) else max(times)
 
-    def entered(self, phase: str) -> float | None:
-        """When the last rank entered a phase; None if one has not, or never says so."""
-        times = [v.beat.entered(phase) if v.beat else math.nan for v in self._ranks.values()]
+    def left(self, phase: str) -> float | None:
+        """When the last rank left a phase; None if one has not, or has never been in it."""
+        times = [v.beat.left(phase) if v.beat else math.nan for v in self._ranks.values()]
         return None if any(math.isnan(time) for time in times) else max(times)
 
     def training_seconds(self) -> tuple[float, int]:

@@ -256,7 +256,7 @@ def _silence(view: RankView, seen: Observation, limits: Limits) -> tuple[float, 
     if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
         return beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s"
-    first = limits.phases.get("compile", math.inf)
+    first = limits.phases.get("train", limits.phases.get("compile", math.inf))
     limit = hang_limit(seen.step_times, limits.heartbeat, first)
     since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
     return since, limit, f"no step for {limit:.0f} s while training"

@@ -62,6 +62,11 @@ class Heartbeat:
         """When `phase` was first entered in this attempt (monotonic s); NaN if never."""
         return self.phase_entered[PHASES.index(phase)]
 
+    def left(self, phase: str) -> float:
+        """When `phase` was first left for another (monotonic s); NaN if it was not."""
+        entered = self.entered(phase)
+        return min((at for at in self.phase_entered if at > entered), default=math.nan)
+
 
 class HeartbeatWriter:
     """The rank's end. Creates the record, or takes over the one that lies there."""

@@ -9,12 +9,8 @@ from orchestrator.gang import Gang
 from orchestrator.health import Suspect
 from orchestrator.policy import Decision, Finding
 
-_FROM_PHASE = {
-    "joined_after": "load",
-    "loaded_after": "compile",
-    "compiled_after": "train",
-}
-"""A part of the way back is over when every rank has entered the phase after it."""
+_PARTS = {"joined_after": "join", "loaded_after": "load", "compiled_after": "compile"}
+"""A part of the way back is over when the last rank has left its phase."""
 
 
 def opened(
@@ -74,7 +70,7 @@ def recovered(
     """What the first new step adds: the split, in the order of the way back."""
     return {
         "allocated_after": _since(allocated_at, fault_at),
-        **{name: _since(gang.entered(phase), fault_at) for name, phase in _FROM_PHASE.items()},
+        **{name: _since(gang.left(phase), fault_at) for name, phase in _PARTS.items()},
         "first_step_after": _since(gang.first_step_at, fault_at),
         "steps_lost": max(0, steps_before - resumed_step),
     }

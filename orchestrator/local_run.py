@@ -143,7 +143,7 @@ def _enter(directory: RunDirectory, *, by_hand: bool) -> tuple[int, str]:
             state=JobState.STOPPING,
         )
     run_id = ledger.run_id or secrets.token_hex(8)
-    reason = "resumed by hand" if by_hand else "taken over by this controller"
+    reason = "resumed by hand" if by_hand else f"controller epoch {ledger.epoch + 1}"
     journal.append(
         "controller",
         reason,

@@ -198,6 +198,8 @@ class LocalNode:
                 case Closed():
                     self._selector.unregister(self._ray)
                     self._ray_ended = True
+                    text = f"Ray's keeper ended; the ranks go on; see {self._directory.ray_log}"
+                    messages.append({"event": "ray_lost", "text": text})
         return messages
 
     def _command(self, message: Message) -> None:

@@ -1,6 +1,6 @@
 """From a job and a placement to what will be started: a value to print, compare and test.
 
-Pure, but for nothing: no path is created, no port is leased and no process is looked at.
+Pure: no path is created, no port is leased and no process is looked at.
 """
 
 from __future__ import annotations
