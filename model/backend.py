@@ -43,10 +43,11 @@ def prepare(backend: Backend, device: int) -> None:
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    if backend == "cpu":
-        ms.set_device("CPU")
-    else:
+    if backend != "cpu":
         ms.set_device(_TARGETS[backend], device)
+    elif ms.get_context("device_target") != "CPU":
+        # Not said twice: MindSpore refuses it once an operator has run.
+        ms.set_device("CPU")
 
 
 def join(rank: Rank) -> None:

@@ -189,9 +189,7 @@ def resume(run: Run, source: Path) -> int:
         "resume proof: step %d, digest %s, learning rate %r, next samples %s",
         step, loaded.digest, rate, list(upcoming),
     )  # fmt: skip
-    run.rank.resumed(
-        step=step, digest=loaded.digest, learning_rate=rate, next_samples=upcoming
-    )
+    run.rank.resumed(step=step, digest=loaded.digest, learning_rate=rate, next_samples=upcoming)
     return step
 
 

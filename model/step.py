@@ -115,9 +115,7 @@ def build_step(
     return TrainStep(network, optimizer, config.loss_scale, mean)
 
 
-def gradient_mean(
-    parameters: Sequence[Parameter], world_size: int, backend: str
-) -> nn.Cell | None:
+def gradient_mean(parameters: Sequence[Parameter], world_size: int, backend: str) -> nn.Cell | None:
     """The cell that averages gradients of `parameters` over the ranks; None for one rank."""
     if world_size == 1:
         return None
@@ -153,4 +151,3 @@ def _buckets(sizes: Sequence[int], limit: int) -> tuple[tuple[int, int], ...]:
         total += size
     ranges.append((first, len(sizes)))
     return tuple(ranges)
-

@@ -345,10 +345,11 @@ class Supervisor:
 
     def _end(self) -> None:
         """Take the fork server and the spool away; explain an end that nobody ordered."""
+        if self._orphaned:
+            self._explain_orphaned()
         self._close_fork_server()
         _await_end(lambda: not processes.descendants(os.getpid()), _STOP_TIMEOUT)
         if self._orphaned:
-            self._explain_orphaned()
             clear_ray(self._spool)
         self._link.close()
         self._spool.remove()

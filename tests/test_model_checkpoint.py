@@ -233,7 +233,7 @@ def test_state_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     network = Network(1)
     bias = next(row for row in network.get_parameters() if row.name.endswith("head.bias"))
     bias.set_data(Tensor(np.full(5, np.nan, np.float32)))
-    with pytest.raises(FloatingPointError, match="head.bias"):
+    with pytest.raises(FloatingPointError, match=r"head\.bias"):
         CheckpointWriter(tmp_path, 0, 1, 1).save(network, STATE)
     assert not list(tmp_path.glob("step-*"))
 

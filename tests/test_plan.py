@@ -174,7 +174,11 @@ def test_modules_are_forked_and_commands_are_started() -> None:
     made = plan("args={lr: 0.1, amp: true}", "launch.preload=[json]")
     rank = made.ranks[0].process
     assert rank.argv[1:] == ("-m", "orchestrator.entry", "train", "--lr=0.1", "--amp=true")
-    assert (rank.module, rank.arguments, rank.start) == ("train", ("--lr=0.1", "--amp=true"), "auto")
+    assert (rank.module, rank.arguments, rank.start) == (
+        "train",
+        ("--lr=0.1", "--amp=true"),
+        "auto",
+    )
     assert made.fork_server is not None and made.fork_server.preload == ("json",)
     text = """
 version: 1

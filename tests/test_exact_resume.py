@@ -1,0 +1,109 @@
+"""Killed and resumed, or left alone: the training ends in the very same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from model.rehearsal_data import Recipe, make
+from tests.runs import Job, muster
+
+pytestmark = pytest.mark.slow
+
+STEPS = 14
+
+
+@pytest.fixture(scope="module")
+def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks of the real trainer, with the real network made very small."""
+    directory = tmp_path_factory.mktemp("exact")
+    make(directory / "data", Recipe(images=24, val_images=4, seed=3, size=64))
+    document: dict[str, Any] = {
+        "version": 1,
+        "name": "exact",
+        "module": "model.train",
+        "workdir": str(directory),
+        "args": {
+            "data_dir": str(directory / "data"),
+            "per_batch_size": 2,
+            "training_shape": 64,
+            "testing_shape": 64,
+            "res2net_block": [1, 1, 1, 1],
+            "res2net_in_channels": [16, 16, 32, 64],
+            "res2net_out_channels": [16, 32, 64, 128],
+            "backbone_shape": [8, 16, 32, 64, 128],
+            "freeze_backbone": False,
+            "backbone_bn": "batch",
+            "lr": 0.001,
+            "max_steps": STEPS,
+            "evaluate_at_end": True,
+        },
+        "resources": {"device": "cpu", "ranks": 2},
+        "launch": {"preload": ["mindspore", "mindspore.communication", "cv2", "pycocotools"]},
+        "checkpoint": {"every_steps": 4, "keep": 9},
+    }
+    file = directory / "job.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def final_state(job: Job) -> dict[str, Any]:
+    """Digest of every saved file after the last step, and the evaluation's figures."""
+    manifest = job.run_dir / "checkpoints" / f"step-{STEPS:08d}" / "MANIFEST.json"
+    files = json.loads(manifest.read_text())["files"]
+    figures = sorted((job.run_dir / "outputs").rglob("evaluation.json"))
+    assert figures, "the evaluation left no figures"
+    return {
+        "files": {name: entry["sha256"] for name, entry in files.items()},
+        "figures": json.loads(figures[-1].read_text()),
+    }
+
+
+def test_a_killed_and_resumed_run_ends_bit_identical(job_file: Path, tmp_path: Path) -> None:
+    """Parameters, momentum, every rank's statistics, and the evaluation, compared as bytes."""
+    step = random.SystemRandom().randrange(1, STEPS - 1)
+    rank = random.SystemRandom().randrange(2)
+    calm = Job(job_file, tmp_path / "calm")
+    done = calm.run()
+    assert done.code == 0, done.text
+    broken = Job(job_file, tmp_path / "broken")
+    done = broken.run("--drill", f"kill-rank:{rank}@step:{step}")
+    told = f"kill-rank:{rank}@step:{step}\n{done.text}"
+    assert done.code == 0, told
+    assert broken.kinds().count("attempt") == 2, told
+    assert final_state(broken) == final_state(calm), told
+    assert {"model.ckpt", "rank-1.ckpt", "state.json"} <= final_state(calm)["files"].keys()
+    verified = muster("checkpoints", broken.run_dir, "verify", "--json")
+    assert verified.code == 0
+    assert "coco eval result" in done.out
+
+
+def test_a_missing_data_directory_is_the_users_mistake(job_file: Path, tmp_path: Path) -> None:
+    """Exit code 66 of the trainer, one attempt, and a message that says where it looked."""
+    job = Job(job_file, tmp_path / "run")
+    done = job.run("--set", f"args.data_dir={tmp_path}/nowhere")
+    assert done.code == 1, done.text
+    [incident] = job.incidents()
+    assert incident["class"] == "user"
+    assert "nowhere" in done.text
+    assert job.kinds().count("attempt") == 1
+
+
+def test_an_unreadable_annotation_file_is_the_users_mistake(
+    job_file: Path, tmp_path: Path
+) -> None:
+    """A truncated annotation file is named, and nothing is retried."""
+    data = tmp_path / "data"
+    make(data, Recipe(images=8, val_images=2, seed=3, size=64))
+    annotations = data / "annotations" / "instances_train2017.json"
+    annotations.write_bytes(annotations.read_bytes()[:200])
+    job = Job(job_file, tmp_path / "run")
+    done = job.run("--set", f"args.data_dir={data}")
+    assert done.code == 1, done.text
+    assert [incident["class"] for incident in job.incidents()] == ["user"]
+    assert "instances_train2017.json" in done.text
