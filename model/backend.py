@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Literal, cast
+from typing import Literal
 
 from model.config import Config, ConfigError
 from orchestrator.rank import Rank
@@ -18,7 +18,7 @@ def choose(config: Config, rank: Rank) -> Backend:
     name = rank.backend or config.device_target.lower()
     if name not in _TARGETS:
         raise ConfigError([f"MUSTER_BACKEND={name}: expected {', '.join(_TARGETS)}"])
-    return cast(Backend, name)
+    return name
 
 
 def check_world(config: Config, rank: Rank) -> None:

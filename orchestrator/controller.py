@@ -367,12 +367,14 @@ class Controller:
         """Inject the faults whose moment has come."""
         for fault in [f for f in self.faults if drill.due(f, way.gang.views)]:
             self.faults.remove(fault)
-            rank = fault.rank
-            self.record("drill", str(fault), fault=str(fault), rank=rank, at=time.monotonic())
+            at = time.monotonic()
             try:
                 drill.inject(fault, self.target())
             except (drill.FaultError, OSError) as error:
                 self.record("note", f"drill {fault}: {error}")
+            else:
+                # Afterwards: a record takes the disk's time, which is not the fault's.
+                self.record("drill", str(fault), fault=str(fault), rank=fault.rank, at=at)
 
     def target(self) -> drill.Target:
         """What a drill may break."""

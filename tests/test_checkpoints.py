@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import checkpoints
@@ -239,6 +239,7 @@ def made(kinds: list[bool]) -> list[Verified | Broken]:
     ]
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), max_size=20), st.integers(-1, 8))
 def test_retention_keeps_what_may_be_needed(kinds: list[bool], keep: int) -> None:
     """The newest verified ones stay, at least one; nothing newer than them ever goes."""
@@ -255,6 +256,7 @@ def test_retention_keeps_what_may_be_needed(kinds: list[bool], keep: int) -> Non
         assert left[-1] == verified[max(1, keep) - 1]
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), max_size=12), st.integers(1, 5))
 def test_retention_is_done_once(kinds: list[bool], keep: int) -> None:
     """What is left gives up nothing more."""

