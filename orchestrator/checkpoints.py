@@ -25,6 +25,7 @@ MANIFEST = "MANIFEST.json"
 MODEL = "model.ckpt"
 
 _NAME = re.compile(r"step-(\d{8,})")
+_UNFINISHED = re.compile(r"\.step-\d{8,}\..*")
 _MANIFEST_LIMIT = 16 << 20
 _BLOCK = 1 << 20
 
@@ -144,6 +145,20 @@ def expendable(checkpoints: Sequence[Verified | Broken], keep: int) -> list[Path
         elif isinstance(checkpoint, Verified):
             verified += 1
     return gone
+
+
+def sweep(directory: Path) -> None:
+    """Remove what was never finished: parts under a temporary name, half-deleted ones.
+
+    Only while no trainer runs. What cannot be removed stays: it is in nobody's way.
+    """
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        if _UNFINISHED.fullmatch(name):
+            shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def delete(path: Path) -> None:

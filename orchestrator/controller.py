@@ -37,7 +37,7 @@ from orchestrator.vault import Tended, Vault
 _TICK = 0.1
 _STOP_TIMEOUT = 30.0
 _SUPERVISOR_TIMEOUT = 60.0
-_CANCEL_GRACE = 2.0
+_CANCEL_GRACE = 10.0
 
 
 class Outcome(enum.Enum):
@@ -172,10 +172,20 @@ class Controller:
     # -- begin ------------------------------------------------------------------------------
 
     def _ensure_supervisor(self) -> None:
-        """Have one before an attempt is planned; its death between attempts costs none."""
-        if not self.node.supervised:
+        """Have one before an attempt is planned; its death between attempts costs none.
+
+        Tried as often as class `node` has restarts; raises NodeError after that.
+        """
+        tries = (self.spec.restart.budgets[FailureClass.NODE] or 0) + 1
+        while not self.node.supervised:
+            tries -= 1
             self._supervisor_lost_at = None
-            self.node.replace_supervisor(self._pump, _SUPERVISOR_TIMEOUT)
+            try:
+                self.node.replace_supervisor(self._pump, _SUPERVISOR_TIMEOUT)
+            except NodeError as error:
+                if tries <= 0:
+                    raise
+                self.record("note", f"another supervisor is tried: {error}")
 
     def _begin(self) -> _Way:
         """Allocate, plan, start. Raises Unstartable before anything was begun."""
@@ -231,13 +241,19 @@ class Controller:
         if self._checking is not None:
             self._checking.exception()
             self._take_checked()
+        self._vault.sweep()
         chosen: Verified | None = None
-        for result in self._vault.newest(self.spec.resources.ranks):
-            if isinstance(result, Broken):
-                self._quarantine(result)
-            else:
-                chosen = result
-                self._note_checkpoint(result)
+        try:
+            for result in self._vault.newest(self.spec.resources.ranks):
+                if isinstance(result, Broken):
+                    self._quarantine(result)
+                else:
+                    chosen = result
+                    self._note_checkpoint(result)
+        except OSError as error:
+            raise Unstartable(
+                FailureClass.STORAGE, f"the checkpoints cannot be read: {error}"
+            ) from error
         if chosen is None and self.ledger.ever_checkpointed:
             raise Unstartable(
                 FailureClass.STORAGE,
@@ -253,6 +269,7 @@ class Controller:
             raise Unstartable(
                 FailureClass.STORAGE, f"{broken.path} is broken and cannot be moved: {error}"
             ) from error
+        self._noted.discard(str(broken.path))
         self.record(
             "quarantined",
             f"checkpoint of step {broken.step} cannot be used: {broken.reason}",
@@ -277,13 +294,12 @@ class Controller:
         limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
         while True:
             observation = way.gang.observe()
-            suspect = self._supervisor_lost() or first_failure(observation, limits)
-            if suspect is None:
-                suspect = self._note_progress(way)
+            suspect = self._note_progress(way) or first_failure(observation, limits)
+            if suspect is None and finished(observation):
+                return None
+            suspect = suspect or self._supervisor_lost()
             if suspect is not None:
                 return suspect
-            if finished(observation):
-                return None
             self._drill(way)
             self._pump(_TICK)
 

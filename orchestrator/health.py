@@ -207,17 +207,20 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     """
     present = [view for view in seen.ranks if not view.succeeded and view.exit is None]
     silences = {view.rank: _silence(view, seen, limits) for view in present}
-    late = [rank for rank, (since, limit, _) in silences.items() if seen.now - since > limit]
-    if not late:
+    late = [view for view in present if silences[view.rank].over(seen.now)]
+    busy = [view for view in present if view.beat is None or view.beat.phase != "train"]
+    stuck = [view for view in late if view in busy]
+    # Who waits in a collective for a peer that saves, compiles or evaluates is not hung.
+    if not late or (busy and not stuck):
         return None
-    at = min(since + limit for since, limit, _ in (silences[rank] for rank in late))
+    at = min(silences[view.rank].until for view in stuck or late)
     # Ranks cross the limit milliseconds apart: the first across it need not be the cause.
-    culprit = _culprit(present)
+    culprit = _culprit(stuck or present)
     if culprit is None:
-        what = silences[late[0]][2]
+        what = silences[late[0].rank].what
         return Suspect(None, at, Sign.HANG, f"{what}; which rank is the cause: not determined")
     stopped = "; its process is stopped" if culprit.process_state in _STOPPED else ""
-    return Suspect(culprit.rank, at, Sign.HANG, silences[culprit.rank][2] + stopped)
+    return Suspect(culprit.rank, at, Sign.HANG, silences[culprit.rank].what + stopped)
 
 
 _STOPPED = frozenset({"T", "t"})
@@ -242,24 +245,39 @@ def _culprit(present: Sequence[RankView]) -> RankView | None:
     return None
 
 
-def _silence(view: RankView, seen: Observation, limits: Limits) -> tuple[float, float, str]:
-    """Since when a rank is silent, how long it may be, and what to call it."""
+@dataclass(frozen=True)
+class _Silence:
+    """Since when a rank is silent, how long it may be, and what to call it after that."""
+
+    since: float
+    limit: float
+    what: str
+
+    @property
+    def until(self) -> float:
+        return self.since + self.limit
+
+    def over(self, now: float) -> bool:
+        return now > self.until
+
+
+def _silence(view: RankView, seen: Observation, limits: Limits) -> _Silence:
     beat = view.beat
     if view.pid is None:
         limit = limits.phases.get("init", math.inf)
-        return seen.begun_at, limit, f"not started within {limit:.0f} s"
+        return _Silence(seen.begun_at, limit, f"not started within {limit:.0f} s")
     if beat is None:
         # It may never use the contract: then only its log shows that it lives.
         limit = limits.heartbeat or limits.phases.get("compile", math.inf)
         since = max(view.started_at or seen.begun_at, view.log_at or 0.0)
-        return since, limit, f"neither heartbeat nor output for {limit:.0f} s"
+        return _Silence(since, limit, f"neither heartbeat nor output for {limit:.0f} s")
     if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
-        return beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s"
+        return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
     first = limits.phases.get("train", limits.phases.get("compile", math.inf))
     limit = hang_limit(seen.step_times, limits.heartbeat, first)
     since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
-    return since, limit, f"no step for {limit:.0f} s while training"
+    return _Silence(since, limit, f"no step for {limit:.0f} s while training")
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:

@@ -35,7 +35,8 @@ class Ledger:
     ended_at: float | None = None
     trained: list[tuple[int, int, float]] = field(default_factory=list)
     """(first step, last step, seconds) of what was trained and not yet trained again."""
-    checkpoint: dict[str, Any] | None = None
+    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By path: what is known of each checkpoint that is still there."""
     charged: dict[FailureClass, int] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
     without_gain: int = 0
@@ -53,6 +54,11 @@ class Ledger:
         handler = _HANDLERS.get(event.kind)
         if handler is not None:
             handler(self, event)
+
+    @property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is there."""
+        return max(self.checkpoints.values(), key=lambda known: known["step"], default=None)
 
     @property
     def counted_seconds(self) -> float:
@@ -142,7 +148,7 @@ def _recovered(ledger: Ledger, event: Event) -> None:
 def _checkpoint(ledger: Ledger, event: Event) -> None:
     ledger.ever_checkpointed = True
     ledger.best_step = max(ledger.best_step, event.data["step"])
-    ledger.checkpoint = {
+    ledger.checkpoints[event.data["path"]] = {
         "step": event.data["step"],
         "path": event.data["path"],
         "verified": event.data["verified"],
@@ -151,8 +157,11 @@ def _checkpoint(ledger: Ledger, event: Event) -> None:
 
 def _quarantined(ledger: Ledger, event: Event) -> None:
     ledger.ever_checkpointed = True
-    if ledger.checkpoint and ledger.checkpoint["path"] == event.data["path"]:
-        ledger.checkpoint = None
+    ledger.checkpoints.pop(event.data["path"], None)
+
+
+def _retired(ledger: Ledger, event: Event) -> None:
+    ledger.checkpoints.pop(event.data["path"], None)
 
 
 def _supervisor(ledger: Ledger, event: Event) -> None:
@@ -178,5 +187,6 @@ _HANDLERS = {
     "recovered": _recovered,
     "checkpoint": _checkpoint,
     "quarantined": _quarantined,
+    "retired": _retired,
     "drill": _drill,
 }

@@ -21,6 +21,7 @@ from orchestrator import drill, processes
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
 from orchestrator.journal import Event, Journal, JournalError, keep_reserve, read_events
+from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
 from orchestrator.ledger import fold
 from orchestrator.node import LocalNode
@@ -29,6 +30,7 @@ from orchestrator.states import JobState
 
 _STALE_AFTER = 60.0
 _LOCK_PATIENCE = 1.0
+_CLEAR_TIMEOUT = 5.0
 
 
 class RunError(RuntimeError):
@@ -98,6 +100,7 @@ def _drive(
     by_hand: bool,
 ) -> Outcome:
     epoch, run_id = _enter(directory, by_hand=by_hand)
+    _own(spool, directory, run_id)
     node = LocalNode(
         job=spec.name,
         run_id=run_id,
@@ -194,10 +197,16 @@ def _take_lock(descriptor: int) -> None:
 def _spool(directory: RunDirectory) -> Iterator[Spool]:
     spool = Spool.create()
     try:
-        write_json(spool.owner, {**_me(), "ray": str(spool.ray), "run_dir": str(directory.root)})
+        _own(spool, directory, "")
         yield spool
     finally:
         spool.remove()
+
+
+def _own(spool: Spool, directory: RunDirectory, run_id: str) -> None:
+    """Leave word whose spool it is, for whoever finds it after we were killed."""
+    word = {"ray": str(spool.ray), "run_dir": str(directory.root), "run_id": run_id}
+    write_json(spool.owner, {**_me(), **word})
 
 
 def remove_stale_spools() -> None:
@@ -212,9 +221,7 @@ def remove_stale_spools() -> None:
         except OSError:
             continue  # it is just ending
         if old and not identity.alive():
-            for pid in processes.mentioning(str(spool.root)):
-                if pid != os.getpid():
-                    processes.kill_quietly(pid)
+            processes.clear_marked(MARK, owner.get("run_id", "none"), _CLEAR_TIMEOUT)
             shutil.rmtree(spool.ray, ignore_errors=True)
             spool.remove()
 

@@ -25,6 +25,7 @@ from orchestrator.plan import LaunchPlan, user_environment
 
 _READY_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 15.0
+_CLEAR_TIMEOUT = 5.0
 
 Pump = Callable[[float], None]
 
@@ -242,6 +243,8 @@ class LocalNode:
             # After a time-out it goes on ending by itself.
             with contextlib.suppress(TimeoutError):
                 self._ray.close(_CLOSE_TIMEOUT)
+        # A supervisor that was killed cannot clear what escaped it; its ranks' children may.
+        processes.clear_marked(MARK, self._run_id, _CLEAR_TIMEOUT)
         self._drop_link()
         self.release_port()
         self._listener.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,26 @@ def marked(variable: str, value: str) -> list[int]:
         if entry in environment.split(b"\0"):
             found.append(pid)
     return found
+
+
+def clear_marked(variable: str, value: str, timeout: float) -> list[int]:
+    """Kill every process with that mark but this one and its parent, until none is left.
+
+    Returns those that do not die within `timeout` seconds.
+    """
+    keep = {os.getpid(), os.getppid()}
+    deadline = time.monotonic() + timeout
+    while True:
+        left = [
+            pid
+            for pid in marked(variable, value)
+            if pid not in keep and state_of(pid) not in (None, "Z")
+        ]
+        if not left or time.monotonic() > deadline:
+            return left
+        for pid in left:
+            kill_quietly(pid)
+        time.sleep(0.02)
 
 
 def mentioning(text: str) -> list[int]:

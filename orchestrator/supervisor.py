@@ -201,7 +201,7 @@ class Supervisor:
                 self._adopt(reply.launch, reply.pid)
             else:
                 self._without_fork(reply.launch, reply.refused or "no reason given")
-        if not self._fork.alive:
+        if not self._fork.alive and self._fork.fileno() >= 0:
             lost = self._close_fork_server()
             self._note(f"the fork server ended ({len(lost)} starts were pending)")
             for launch in lost:
@@ -421,19 +421,9 @@ class Supervisor:
 
 def clear_leftovers(run_id: str) -> None:
     """Kill what a dead predecessor of this run left behind, and wait until it is gone."""
-    keep = {os.getpid(), os.getppid()}
-
-    def left() -> list[int]:
-        return [pid for pid in processes.marked(MARK, run_id) if pid not in keep]
-
-    def gone() -> bool:
-        pids = [pid for pid in left() if processes.state_of(pid) not in (None, "Z")]
-        for pid in pids:
-            processes.kill_quietly(pid)
-        return not pids
-
-    if not _await_end(gone, _STOP_TIMEOUT):
-        say(f"processes of an earlier attempt do not die: {left()}")
+    left = processes.clear_marked(MARK, run_id, _STOP_TIMEOUT)
+    if left:
+        say(f"processes of an earlier attempt do not die: {left}")
 
 
 def say(text: str) -> None:

@@ -47,16 +47,21 @@ class Vault:
 
     def tend(self) -> Tended:
         """Verify what is new, then retire what is old."""
-        results = self.verify_new()
+        results: list[Verified | Broken] = []
         gone: list[Path] = []
         try:
+            results += self.verify_new()
             for path in self._expendable():
                 checkpoints.delete(path)
                 self._known.pop(path, None)
                 gone.append(path)
         except OSError as error:
-            return Tended(results, gone, f"an old checkpoint cannot be deleted: {error}")
+            return Tended(results, gone, f"the checkpoints cannot be tended: {error}")
         return Tended(results, gone, "")
+
+    def sweep(self) -> None:
+        """Between attempts: remove what a killed trainer or deletion left half done."""
+        checkpoints.sweep(self._directory.checkpoints)
 
     def newest(self, world_size: int) -> Iterator[Verified | Broken]:
         """Before a start: read again, from the newest on, until one is whole."""

@@ -25,8 +25,13 @@ def box(image_id: int, *bbox: float, category: int = 7, **extra: Any) -> dict[st
 
 
 def write(
-    root: Path, images: list[Any], annotations: list[Any], categories: Any = CATEGORIES,
-    split: str = "train2017", *, with_files: bool = True,
+    root: Path,
+    images: list[Any],
+    annotations: list[Any],
+    categories: Any = CATEGORIES,
+    split: str = "train2017",
+    *,
+    with_files: bool = True,
 ) -> Path:
     """Write a split of a data set below ``root``."""
     (root / split).mkdir(parents=True, exist_ok=True)

@@ -196,9 +196,7 @@ def test_no_thread_outlives_the_iterator(directory: Path, stop_early: bool) -> N
     assert prefetch_threads() == []
 
 
-def test_workers_stay_only_a_little_ahead(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_stay_only_a_little_ahead(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the consumer, at most workers + 1 further batches are begun."""
     data = training_data(directory)
     begun: list[int] = []

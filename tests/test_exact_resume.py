@@ -94,9 +94,7 @@ def test_a_missing_data_directory_is_the_users_mistake(job_file: Path, tmp_path:
     assert job.kinds().count("attempt") == 1
 
 
-def test_an_unreadable_annotation_file_is_the_users_mistake(
-    job_file: Path, tmp_path: Path
-) -> None:
+def test_an_unreadable_annotation_file_is_the_users_mistake(job_file: Path, tmp_path: Path) -> None:
     """A truncated annotation file is named, and nothing is retried."""
     data = tmp_path / "data"
     make(data, Recipe(images=8, val_images=2, seed=3, size=64))

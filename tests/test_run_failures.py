@@ -151,10 +151,10 @@ def test_a_full_disk_during_a_checkpoint_loses_no_complete_one(tmp_path: Path) -
     # A file system of its own, in a mount namespace of its own: nobody else sees it.
     script = 'mount -t tmpfs -o size=1500k none "$1" && shift && exec "$@"'
     run_dir = mount / "run"
+    inner = ["sh", "-c", '"$@"; code=$?; cp -r "$0" "$0/../../kept"; exit $code', str(run_dir)]
+    command = [*MUSTER, "run", str(job.file), "--run-dir", str(run_dir)]
     done = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(mount)]
-        + ["sh", "-c", '"$@"; code=$?; cp -r "$0" "$0/../../kept" 2>/dev/null; exit $code']
-        + [str(run_dir), *MUSTER, "run", str(job.file), "--run-dir", str(run_dir)],
+        ["unshare", "-rm", "sh", "-c", script, "sh", str(mount), *inner, *command],
         capture_output=True,
         text=True,
         timeout=120,

@@ -44,7 +44,10 @@ def drill(job: str, fault: str, timeout: float) -> None:
             time.sleep(_POLL)
             view = view_from_disk(directory)
         target = _target(view)
-        journal_event(directory, "drill", fault, fault=fault, rank=parsed.rank, at=time.monotonic())
+        # Announced for a moment to come, so that the record tells the fault's own time.
+        at = time.monotonic() + _ANNOUNCED
+        journal_event(directory, "drill", fault, fault=fault, rank=parsed.rank, at=at)
+        time.sleep(max(0.0, at - time.monotonic()))
         drills.inject(parsed, target)
     except drills.FaultError as error:
         fail(str(error))

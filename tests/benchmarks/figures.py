@@ -117,16 +117,15 @@ class FiguresFile:
 def table(entries: Mapping[str, Entry]) -> Table:
     """The entries for people, one row each."""
     result = Table(title="ratio = how many times better ours is")
-    for name in ("benchmark", "unit", "ours", "peer", "measured against"):
+    for name in ("benchmark", "ours", "peer", "measured against"):
         result.add_column(name, overflow="fold")
     for name in ("ratio", "load"):
         result.add_column(name, justify="right")
     for name, entry in entries.items():
         result.add_row(
             name,
-            entry["unit"],
-            _text(entry["ours"]),
-            _text(entry["peer"]),
+            _text(entry["ours"], entry["unit"]),
+            _text(entry["peer"], entry["unit"]),
             entry["peer_name"] or "–",
             "–" if entry["ratio"] is None else f"{entry['ratio']:.3g}",
             f"{entry['machine']['load']:g}",
@@ -134,12 +133,12 @@ def table(entries: Mapping[str, Entry]) -> Table:
     return result
 
 
-def _text(summary: Mapping[str, Any] | None) -> str:
+def _text(summary: Mapping[str, Any] | None, unit: str) -> str:
     if summary is None:
         return "–"
     low, high = summary["min"], summary["max"]
-    spread = f" ({low:.4g}–{high:.4g})" if low != high else ""
-    return f"{summary['median']:.4g}{spread} n={summary['n']}"
+    spread = f" ({low:.3g}–{high:.3g})" if low != high else ""
+    return f"{summary['median']:.3g} {unit}{spread} n={summary['n']}"
 
 
 def _rounded(summary: Summary) -> dict[str, float]:
