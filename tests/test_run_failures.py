@@ -218,7 +218,7 @@ def test_a_job_rule_decides_before_the_table(tmp_path: Path) -> None:
 
 def test_resume_continues_a_run_whose_controller_was_killed(tmp_path: Path) -> None:
     """After kill -9 the directory explains itself, and `resume` loses no complete checkpoint."""
-    job = worker_job(tmp_path, args={"steps": 60, "pause": 0.05}, checkpoint={"every_steps": 10})
+    job = worker_job(tmp_path, args={"steps": 150, "pause": 0.05}, checkpoint={"every_steps": 10})
     process = job.start()
     job.await_step(15)
     refused = muster("resume", job.run_dir)
