@@ -48,6 +48,7 @@ class Display:
 
     def __enter__(self) -> Display:
         self._console.print(f"run directory: {self._directory.root}", soft_wrap=True)
+        self._console.print("bringing up Ray and a supervisor: about five seconds")
         if self._animated:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()

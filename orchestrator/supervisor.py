@@ -20,17 +20,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator import processes
 from orchestrator.forkclient import ForkClient
-from orchestrator.heartbeat import read_heartbeat
 from orchestrator.journal import append_line
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message
+from orchestrator.lookout import Lookout
 
 _TICK = 0.1
 _TICK_STOPPING = 0.01
@@ -45,10 +45,7 @@ class Child:
     launch: ProcessPlan
     attempt: int
     identity: processes.Identity
-    sequence: int = 0  # of the last beat that was passed on
-    process_state: str = ""
-    log_at: float = 0.0  # when its log last grew, by the monotonic clock
-    log_size: int = 0
+    lookout: Lookout
 
 
 @dataclass
@@ -103,7 +100,7 @@ class Supervisor:
             if self._stopping:
                 self._push_stop()
             if time.monotonic() >= next_beat:
-                self._pass_beats()
+                self._look_out()
                 next_beat = time.monotonic() + _TICK
         self._end()
 
@@ -156,6 +153,20 @@ class Supervisor:
     def _send(self, message: Message) -> None:
         if not self._link.closed:
             self._link.send(message)
+
+    def _send_all(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._send(message)
+
+    def _look_out(self) -> None:
+        """Pass on what can be seen of the ranks, unless the controller does not keep up."""
+        if self._link.behind:
+            return
+        for child in self._children.values():
+            self._send_all(child.lookout.look())
+        # The controller measures silence against this clock, not against its own: one that
+        # stood still must not take its backlog for a hang.
+        self._send({"event": "tick", "attempt": self._attempt, "at": time.monotonic()})
 
     def _note(self, text: str) -> None:
         say(text)
@@ -253,7 +264,8 @@ class Supervisor:
     def _adopt(self, launch: ProcessPlan, pid: int) -> None:
         identity = processes.identify(pid) or processes.Identity(pid, 0, processes.boot_id())
         now = time.monotonic()
-        self._children[pid] = Child(launch, self._attempt, identity, log_at=now)
+        lookout = Lookout(launch, self._attempt, pid, now)
+        self._children[pid] = Child(launch, self._attempt, identity, lookout)
         self._send(
             {
                 "event": "started",
@@ -301,7 +313,7 @@ class Supervisor:
             "time": time.time(),
             "asked": self._stopping is not None,
         }
-        self._pass_beat(child)
+        self._send_all(child.lookout.beats())
         # Say it first: the record is for whoever comes later, the controller waits now.
         self._send({"event": "exit", "attempt": child.attempt, **record})
         try:
@@ -365,58 +377,6 @@ class Supervisor:
             append_line(self._directory.events, event)
         except OSError as error:
             say(f"could not write {self._directory.events}: {error}")
-
-    # -- heartbeats -------------------------------------------------------------------------
-
-    def _pass_beats(self) -> None:
-        if self._link.behind:
-            return
-        for child in self._children.values():
-            self._pass_beat(child)
-            self._pass_signs(child)
-        # The controller measures silence against this clock, not against its own: one that
-        # stood still must not take its backlog for a hang.
-        self._send({"event": "tick", "attempt": self._attempt, "at": time.monotonic()})
-
-    def _pass_signs(self, child: Child) -> None:
-        """What can be seen of a process from outside: its state, and when its log grew."""
-        if child.launch.rank is None:
-            return
-        state = processes.state_of(child.identity.pid) or ""
-        # Running and sleeping alternate all the time and say nothing.
-        state = state if state in "TtDZ" else ""
-        try:
-            size = os.stat(child.launch.log).st_size
-        except OSError:
-            size = child.log_size
-        if (state, size) != (child.process_state, child.log_size):
-            if size != child.log_size:
-                child.log_at = time.monotonic()
-            child.process_state, child.log_size = state, size
-            self._send(
-                {
-                    "event": "signs",
-                    "attempt": child.attempt,
-                    "rank": child.launch.rank,
-                    "process_state": state,
-                    "log_at": child.log_at,
-                }
-            )
-
-    def _pass_beat(self, child: Child) -> None:
-        if child.launch.heartbeat is None:
-            return
-        beat = read_heartbeat(child.launch.heartbeat)
-        if beat is not None and beat.sequence != child.sequence:
-            child.sequence = beat.sequence
-            self._send(
-                {
-                    "event": "beat",
-                    "attempt": child.attempt,
-                    "rank": child.launch.rank,
-                    "beat": asdict(beat),
-                }
-            )
 
 
 def clear_leftovers(run_id: str) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 SCRIPTS = Path(__file__).parent / "scripts"
 MUSTER = [sys.executable, "-m", "orchestrator"]
-DEADLINE = 120.0
+DEADLINE = 300.0
 
 
 def poll(condition: Callable[[], Any], timeout: float = DEADLINE, what: str = "") -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,7 +76,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Bench:
@@ -117,12 +118,13 @@ class Bench:
         """Run a program to its end; BenchmarkError if it fails or takes too long."""
         process = self.start(argv, log, **options)
         try:
-            what = f"{' '.join(map(str, argv[:6]))} to end"
-            self.until(lambda: process.poll() is not None, timeout, what)
+            self.until(lambda: process.poll() is not None, timeout, f"{_command(argv)} to end")
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{error}:\n{tail(log)}") from error
         finally:
             end(process)
         if process.returncode != 0:
-            raise BenchmarkError(f"{argv} ended with {process.returncode}:\n{tail(log)}")
+            raise BenchmarkError(f"{_command(argv)} ended with {process.returncode}:\n{tail(log)}")
 
     def output(self, argv: Sequence[str | Path], timeout: float, **own: str) -> str:
         """Run a short program and return what it printed; BenchmarkError if it fails."""
@@ -139,7 +141,9 @@ class Bench:
         except subprocess.TimeoutExpired as error:
             raise BenchmarkError(str(error)) from error
         if done.returncode != 0:
-            raise BenchmarkError(f"{argv} ended with {done.returncode}:\n{done.stderr[-_TAIL:]}")
+            raise BenchmarkError(
+                f"{_command(argv)} ended with {done.returncode}:\n{done.stderr[-_TAIL:]}"
+            )
         return done.stdout
 
     def until(
@@ -208,6 +212,5 @@ def tail(log: Path) -> str:
         return str(error)
 
 
-def options(values: Mapping[str, object]) -> list[str]:
-    """`--set PATH=VALUE` for each of them."""
-    return [part for path, value in values.items() for part in ("--set", f"{path}={value}")]
+def _command(argv: Sequence[str | Path]) -> str:
+    return shlex.join(map(str, argv))

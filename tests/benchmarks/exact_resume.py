@@ -20,7 +20,7 @@ from orchestrator.checkpoints import MANIFEST, Verified, catalogue, verify
 from orchestrator.journal import read_events
 from orchestrator.layout import RunDirectory
 from orchestrator.ledger import fold
-from tests.benchmarks.bench import MUSTER, Argv, Bench, BenchmarkError, Unavailable, options, tail
+from tests.benchmarks.bench import MUSTER, Argv, Bench, BenchmarkError, Unavailable, tail
 from tests.benchmarks.figures import Better, Measurement, Summary
 
 NAMES = ("exact_resume_8",)
@@ -85,7 +85,8 @@ def run(bench: Bench, data: Path, more: list[str]) -> RunDirectory:
         "args.evaluate_at_end": 1,
         "checkpoint.every_steps": EVERY,
     }
-    argv: Argv = [*MUSTER, "run", JOB, "--run-dir", folder / "run", *options(changes), *more]
+    options = [f"--set={path}={value}" for path, value in changes.items()]
+    argv: Argv = [*MUSTER, "run", JOB, "--run-dir", folder / "run", *options, *more]
     bench.complete(argv, folder / "output", RUN_TIMEOUT, cwd=ROOT)
     return RunDirectory(folder / "run")
 

@@ -2,7 +2,9 @@
 
 The job on both sides: four ranks of `scripts/allreduce.py`, rank 1 killed once it has reported
 step 20, the same number of threads and the same oneDNN kernels. Neither side saves anything, so
-both begin at step 1 again: what is measured is the way back, not what was lost.
+both begin at step 1 again: what is measured is the way back, not what was lost. Ours is a
+`module:` job with MindSpore preloaded, as the rehearsal job is, so its ranks are forked; all else
+is muster's default.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""The judgement of a failure, when the gang is down: whom to blame, what it was, what follows."""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator import drill, evidence, incident
+from orchestrator.attempt import OpenFault, UnderWay
+from orchestrator.checkpoints import Broken
+from orchestrator.health import Limits, Suspect, first_failure
+from orchestrator.keeper import CheckpointKeeper
+from orchestrator.layout import AttemptDirectory
+from orchestrator.policy import Decision, Finding, classify, decide
+from orchestrator.recorder import Recorder
+from orchestrator.spec import JobSpec
+from orchestrator.states import JobState
+
+
+class Judge:
+    """Turns a suspect into an incident and a decision, both in the journal."""
+
+    def __init__(self, spec: JobSpec, recorder: Recorder, keeper: CheckpointKeeper) -> None:
+        self._spec = spec
+        self._recorder = recorder
+        self._keeper = keeper
+        self._oom_kills: int | None = None
+        self.open_fault: OpenFault | None = None
+
+    def attempt_begins(self) -> None:
+        """Remember what was so before, to tell what an attempt has brought."""
+        self._oom_kills = evidence.oom_kills()
+
+    def judge(
+        self,
+        way: UnderWay,
+        suspect: Suspect,
+        files: AttemptDirectory,
+        *,
+        seen_at: float,
+        stepped_before: bool,
+    ) -> Decision:
+        """The decision about a failed attempt. `stepped_before`: an earlier one made a step."""
+        suspect = _blame(way, suspect)
+        view = way.gang.view(suspect.rank)
+        found = evidence.collect(
+            suspect,
+            view,
+            files,
+            stepped_before=stepped_before,
+            lived=way.gang.lived,
+            oom_killed=self._oom_happened(),
+        )
+        finding = classify(found, self._spec.restart.rules)
+        if found.bad_checkpoint and way.chosen is not None:
+            # It verified, but a rank could not load it: never offer it again.
+            self._keeper.quarantine(Broken(way.chosen.path, way.chosen.step, found.error_message))
+        fault_at, source = self._fault_time(suspect)
+        lost = self.open_fault.steps_before if self.open_fault else 0
+        self.open_fault = OpenFault(fault_at, max(lost, way.gang.last_step))
+        document = incident.opened(
+            job=self._spec.name,
+            attempt=self._recorder.ledger.attempt,
+            suspect=suspect,
+            finding=finding,
+            evidence=evidence.describe(suspect, found, view),
+            gang=way.gang,
+            fault_at=fault_at,
+            fault_source=source,
+            seen_at=seen_at,
+        )
+        self._recorder.record("failure", _headline(suspect, finding), **document)
+        return self._decide(finding)
+
+    def note_recovered(self, way: UnderWay) -> None:
+        """The first new step of every rank closes the incident."""
+        if self.open_fault is None:
+            return
+        fault, self.open_fault = self.open_fault, None
+        split = incident.recovered(
+            way.gang,
+            fault_at=fault.at,
+            allocated_at=way.allocated_at,
+            steps_before=fault.steps_before,
+            resumed_step=way.resumed_step,
+        )
+        reason = f"first new step {split['first_step_after']:.1f} s after the fault"
+        self._recorder.record("recovered", reason, incident=split)
+
+    def _decide(self, finding: Finding) -> Decision:
+        ledger = self._recorder.ledger
+        decision = decide(finding, ledger.history, self._spec.restart)
+        reason = decision.reason
+        if not decision.retry:
+            reason = f"{ledger.incidents[-1]['cause']}; {decision.reason}"
+        self._recorder.record(
+            "decision",
+            reason,
+            state=JobState.RECOVERING if decision.retry else JobState.FAILED,
+            retry=decision.retry,
+            incident=incident.decided(decision),
+        )
+        return decision
+
+    def _fault_time(self, suspect: Suspect) -> tuple[float, str]:
+        """When the fault happened: by the drill's clock if there was one, else by its sign."""
+        meant = [
+            event.data["at"]
+            for event in self._recorder.events()
+            if event.kind == "drill"
+            and event.attempt == self._recorder.ledger.attempt
+            and drill.explains(event.data, suspect)
+            and event.data["at"] <= suspect.at
+        ]
+        return (meant[-1], "drill") if meant else (suspect.at, suspect.sign.value)
+
+    def _oom_happened(self) -> bool:
+        now, before = evidence.oom_kills(), self._oom_kills
+        return before is not None and now is not None and now > before
+
+
+def _blame(way: UnderWay, suspect: Suspect) -> Suspect:
+    """The earliest sign among all that came in until the gang was down."""
+    earlier = first_failure(way.gang.observe(), Limits({}, math.inf))
+    return earlier if earlier is not None and earlier.at < suspect.at else suspect
+
+
+def _headline(suspect: Suspect, finding: Finding) -> str:
+    who = "" if suspect.rank is None else f"rank {suspect.rank}: "
+    return f"{who}{suspect.cause}; class {finding.failure.value} ({finding.rule})"
