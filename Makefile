@@ -4,7 +4,7 @@
 # replaces a rehearsal data set that was made otherwise. The environment sets none but PYTHON.
 PYTHON ?=
 JOB = jobs/rehearsal_8p_cpu.yaml
-DRILL = kill-rank:3@step:20
+DRILL = kill-rank:3@step:50
 IMAGES = 256
 SEED = 1
 DATA_OPTIONS =
