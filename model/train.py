@@ -152,7 +152,11 @@ def save(run: Run, step: int) -> Path:
 
 
 def evaluate_final(run: Run, checkpoint: Path) -> None:
-    """Evaluate the final checkpoint, as it lies on disk, on the held-out images."""
+    """Evaluate the final checkpoint, as it lies on disk, on the held-out images.
+
+    The other ranks have left by now. That does not disturb this one as long as MindSpore's node
+    time-out (MS_NODE_TIMEOUT, which muster sets to days) is longer than the evaluation.
+    """
     from model.evaluate import evaluate, write_results
 
     run.rank.phase("evaluate")
