@@ -120,9 +120,7 @@ class Picture:
 def _background(rng: np.random.Generator, size: int, difficulty: Difficulty) -> np.ndarray:
     low, high = difficulty.background
     patches = rng.integers(low, high, (difficulty.patches, difficulty.patches, 3))
-    canvas = cv2.resize(
-        patches.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
+    canvas = cv2.resize(patches.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 

@@ -51,9 +51,7 @@ def epoch_order(images: int, epoch: int, seed: int = 0) -> np.ndarray:
     return order
 
 
-def rank_share(
-    images: int, world_size: int, rank: int, epoch: int, seed: int = 0
-) -> np.ndarray:
+def rank_share(images: int, world_size: int, rank: int, epoch: int, seed: int = 0) -> np.ndarray:
     """Return the positions (share_size,) that one rank sees in ``epoch``: every R-th of the order.
 
     The order is continued from its start until it divides evenly, round and round if there are
