@@ -63,7 +63,8 @@ class CocoFigures:
 
 
 def evaluate_detections(
-    annotations: str | Path | Mapping[str, Any], detections: np.ndarray | Sequence[Sequence[float]],
+    annotations: str | Path | Mapping[str, Any],
+    detections: np.ndarray | Sequence[Sequence[float]],
     image_ids: Iterable[int] | None = None,
 ) -> CocoFigures:
     """Measure ``detections`` against the ground truth.
@@ -156,7 +157,8 @@ def _as_result(row: Sequence[float]) -> dict[str, Any]:
 
 
 def write_predictions(
-    directory: str | Path, detections: np.ndarray | Sequence[Sequence[float]],
+    directory: str | Path,
+    detections: np.ndarray | Sequence[Sequence[float]],
     moment: time.struct_time | None = None,
 ) -> Path:
     """Write the detections (n, 7) in COCO results form as ``predict_<time>.json``; whole or not.

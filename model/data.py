@@ -7,49 +7,34 @@ continues with exactly the batches it would have had.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from model.architecture import Architecture, check_side
 from model.coco import CocoDataset, CocoImage, DataError
+from model.image_file import Flaw, load_image, read_image
+from model.journal import LOGGER
 from model.sampling import (
     multi_scale_side,
     require_global_batch,
     step_positions,
     steps_per_epoch,
 )
+from model.substitutes import TRIES, Replacement, ReplacementLog, candidates
 from model.targets import make_targets
 from model.transforms import AugmentationSettings, augment, sample_generator
 
 DEFAULT_CACHE_BYTES = 256 << 20
+__all__ = ["BATCH_ARRAYS", "Batch", "ImageCache", "TrainingData", "read_image"]
+
 BATCH_ARRAYS = ("images", "y_true_l", "y_true_m", "y_true_s", "gt_l", "gt_m", "gt_s")
-
-
-def read_image(image: CocoImage) -> np.ndarray:
-    """Decode the file of ``image`` to (height, width, 3) uint8 RGB, as stored (no EXIF rotation).
-
-    Raises DataError if the content is no image or not of the annotated size. An OSError of a file
-    that was there when the data set was loaded passes: that is the storage's fault, not the data's.
-    """
-    content = np.frombuffer(Path(image.path).read_bytes(), np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(content, flags) if content.size else None
-    if decoded is None:
-        message = f"image {image.id}: {content.size} bytes that are no image; replace the file"
-        raise DataError(image.path, [message])
-    if decoded.shape[:2] != (image.height, image.width):
-        raise DataError(image.path, [
-            f"image {image.id} has {decoded.shape[1]}x{decoded.shape[0]} pixels, its annotation "
-            f"says {image.width}x{image.height}: its boxes would be misplaced; correct one of both"
-        ])  # fmt: skip
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 class ImageCache:
@@ -62,14 +47,16 @@ class ImageCache:
         self._images: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, image: CocoImage) -> np.ndarray:
-        """Return the pixels of ``image``, (height, width, 3) uint8 RGB, read only."""
+    def get(self, image: CocoImage) -> np.ndarray | Flaw:
+        """Return the pixels of ``image``, (height, width, 3) uint8 RGB, read only, or its flaw."""
         with self._lock:
             pixels = self._images.get(image.path)
             if pixels is not None:
                 self._images.move_to_end(image.path)
                 return pixels
-        pixels = read_image(image)
+        pixels = load_image(image)
+        if isinstance(pixels, Flaw):
+            return pixels
         pixels.flags.writeable = False
         with self._lock:
             if image.path not in self._images and pixels.nbytes <= self.limit_bytes:
@@ -85,7 +72,9 @@ class Batch:
     """One rank's share of one step; B samples, G cells a side per head, C classes.
 
     ``images`` (B, 3, side, side) float32, normalised RGB; ``y_true_*`` (B, G, G, 3, 5 + C) and
-    ``gt_*`` (B, max_boxes, 4) float32 as :mod:`model.targets` says; ``image_ids`` (B,) int64.
+    ``gt_*`` (B, max_boxes, 4) float32 as :mod:`model.targets` says; ``image_ids`` (B,) int64 are
+    those that the order of the epoch asks for; which of them were unusable, and what was trained
+    instead, ``replaced`` says.
     """
 
     images: np.ndarray
@@ -98,6 +87,7 @@ class Batch:
     image_ids: np.ndarray
     side: int
     global_step: int
+    replaced: tuple[Replacement, ...] = ()
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
@@ -109,10 +99,19 @@ class TrainingData:
     """The batches of one rank."""
 
     def __init__(
-        self, dataset: CocoDataset, *, batch_size: int, side_or_sides: int | Sequence[int],
-        architecture: Architecture, seed: int = 0, rank: int = 0, world_size: int = 1,
-        resize_rate: int = 1, label_smooth: float = 0.0,
-        augmentation: AugmentationSettings | None = None, cache: ImageCache | None = None,
+        self,
+        dataset: CocoDataset,
+        *,
+        batch_size: int,
+        side_or_sides: int | Sequence[int],
+        architecture: Architecture,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        resize_rate: int = 1,
+        label_smooth: float = 0.0,
+        augmentation: AugmentationSettings | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         """Check that the parts fit each other.
 
@@ -139,9 +138,12 @@ class TrainingData:
         self.label_smooth = label_smooth
         self.augmentation = augmentation or AugmentationSettings()
         self.cache = cache or ImageCache()
+        self.replacements = ReplacementLog()
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, world_size)
         # OpenCV's own threads would multiply by the workers and by the ranks of the node.
         cv2.setNumThreads(0)
+        if rank == 0:
+            LOGGER.info(dataset.account())
 
     def epoch_of(self, global_step: int) -> int:
         """Return the epoch, from 0, that ``global_step``, from 0, belongs to."""
@@ -161,13 +163,27 @@ class TrainingData:
         return tuple(self.dataset.images[position].id for position in self._positions(global_step))
 
     def batch(self, global_step: int) -> Batch:
-        """Make the batch of ``global_step``; always the same one."""
+        """Make the batch of ``global_step``; always the same one.
+
+        An image that is gone, is no image or not of its annotated size is replaced
+        (:mod:`model.substitutes`). Raises DataError if no replacement can be used either, OSError
+        of a failing storage.
+        """
         side, epoch = self.side_of(global_step), self.epoch_of(global_step)
-        samples = [self._sample(p, epoch, side) for p in self._positions(global_step)]
+        replaced: list[Replacement] = []
+        samples = [self._sample(p, epoch, side, replaced) for p in self._positions(global_step)]
+        for replacement in replaced:
+            self.replacements.note(replacement, epoch)
         arrays = {name: np.stack(values) for name, values in
                   zip(BATCH_ARRAYS, zip(*samples, strict=True), strict=True)}  # fmt: skip
         ids = np.array(self.sample_ids(global_step), dtype=np.int64)
-        return Batch(**arrays, image_ids=ids, side=side, global_step=global_step)
+        return Batch(
+            **arrays,
+            image_ids=ids,
+            side=side,
+            global_step=global_step,
+            replaced=tuple(replaced),
+        )
 
     def iterate(self, start_step: int, stop_step: int, workers: int = 1) -> Iterator[Batch]:
         """Yield the batches from ``start_step`` up to, not with, ``stop_step``, in order.
@@ -186,18 +202,37 @@ class TrainingData:
         )
         return [int(position) for position in positions]
 
-    def _sample(self, position: int, epoch: int, side: int) -> tuple[np.ndarray, ...]:
+    def _sample(
+        self, position: int, epoch: int, side: int, replaced: list[Replacement]
+    ) -> tuple[np.ndarray, ...]:
         """Make one sample: its arrays in the order of BATCH_ARRAYS."""
-        image = self.dataset.images[position]
-        rng = sample_generator(self.seed, epoch, image.id)
-        pixels, boxes = augment(
-            self.cache.get(image), self.dataset.boxes(position), side, rng, self.augmentation
-        )
+        rng = sample_generator(self.seed, epoch, self.dataset.images[position].id)
+        position, source = self._usable(position, epoch, replaced)
+        pixels, boxes = augment(source, self.dataset.boxes(position), side, rng, self.augmentation)
         targets = make_targets(
             boxes, side, self.architecture,
             max_boxes=self.augmentation.max_boxes, label_smooth=self.label_smooth,
         )  # fmt: skip
         return (pixels, *targets.arrays())
+
+    def _usable(
+        self, position: int, epoch: int, replaced: list[Replacement]
+    ) -> tuple[int, np.ndarray]:
+        """Return ``position`` with its pixels, or those of its substitute, and note that."""
+        images = self.dataset.images
+        wanted, loaded = images[position], self.cache.get(images[position])
+        if not isinstance(loaded, Flaw):
+            return position, loaded
+        flaw = loaded
+        for other in candidates(len(images), self.seed, epoch, wanted.id):
+            loaded = self.cache.get(images[other])
+            if not isinstance(loaded, Flaw):
+                replaced.append(Replacement(wanted.id, images[other].id, flaw.message))
+                return other, loaded
+        raise DataError(str(self.dataset.annotation_file), [
+            f"{flaw.message}; of {TRIES} others drawn in its place none can be used either: "
+            "see `python -m model.data check`"
+        ])  # fmt: skip
 
 
 def _as_tuple(side_or_sides: int | Sequence[int]) -> tuple[int, ...]:
@@ -219,9 +254,7 @@ def _check_settings(
         check_side(side)
 
 
-def _prefetch(
-    make: Callable[[int], Batch], steps: range, workers: int
-) -> Iterator[Batch]:
+def _prefetch(make: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
     """Yield ``make(step)`` in order while worker threads are ahead by ``workers + 1`` steps."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="training-data")
     pending: deque[Future[Batch]] = deque()
@@ -234,3 +267,9 @@ def _prefetch(
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+if __name__ == "__main__":
+    from model.data_report import main
+
+    sys.exit(main())

@@ -18,7 +18,10 @@ class DataError(Exception):
     """
 
     def __init__(
-        self, where: str, problems: Sequence[str], exit_code: int = EXIT_WRONG_CONTENT,
+        self,
+        where: str,
+        problems: Sequence[str],
+        exit_code: int = EXIT_WRONG_CONTENT,
         total: int | None = None,
     ) -> None:
         """Keep the parts; ``total`` may exceed the messages kept."""
@@ -47,8 +50,13 @@ class Problems:
     total: int = 0
     exit_code: int = EXIT_WRONG_CONTENT
 
-    def add(self, message: str, *, missing: bool = False) -> None:
-        """Note one mistake; ``missing`` if something is not there or cannot be read."""
+    def add(
+        self, message: str, *, kind: str = "", image_id: int | None = None, missing: bool = False
+    ) -> None:
+        """Note one mistake; ``missing`` if something is not there or cannot be read.
+
+        ``kind`` and ``image_id`` are for a collector that sorts (:mod:`model.data_check`).
+        """
         self.total += 1
         if len(self.messages) < MESSAGES_SHOWN:
             self.messages.append(message)

@@ -20,7 +20,7 @@ from model import backend as backends
 from model.arguments import parse
 from model.config import Config, ConfigError
 from model.data_error import DataError
-from model.journal import start_log
+from model.journal import LOGGER, start_log
 from orchestrator.rank import Rank
 
 if TYPE_CHECKING:
@@ -105,16 +105,23 @@ def batches(dataset: CocoDataset, side: int, size: int) -> Any:
     A batch is never larger than the data set. The last one is filled up with zeros, so that one
     graph serves all; only the first `len(positions)` count.
     """
-    from model.data import read_image
+    from model.image_file import Flaw, load_image
     from model.transforms import evaluation_input
 
     size = min(size, len(dataset))
     for first in range(0, len(dataset), size):
-        positions = range(first, min(first + size, len(dataset)))
+        positions: list[int] = []
         images = np.zeros((size, 3, side, side), np.float32)
-        for slot, position in enumerate(positions):
-            images[slot] = evaluation_input(read_image(dataset.images[position]), side)
-        yield positions, images
+        for position in range(first, min(first + size, len(dataset))):
+            loaded = load_image(dataset.images[position])
+            if isinstance(loaded, Flaw):
+                # Its objects count as missed; hours of training are not lost to one file.
+                LOGGER.warning("%s; it counts as an image without detections", loaded.message)
+                continue
+            images[len(positions)] = evaluation_input(loaded, side)
+            positions.append(position)
+        if positions:
+            yield positions, images
 
 
 def write_results(result: Evaluation, folder: Path) -> Path:

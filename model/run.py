@@ -36,8 +36,8 @@ class Run:
     checkpoint_every: int
 
 
-def build(config: Config, rank: Rank, backend: backends.Backend) -> Run:
-    """Read the data set and make data pipeline, network and checkpoint writer."""
+def build(config: Config, rank: Rank, backend: backends.Backend, dataset: CocoDataset) -> Run:
+    """Make data pipeline, network and checkpoint writer for the data set that was read."""
     from model.checkpoint import CheckpointWriter
     from model.data import TrainingData
     from model.loss import DetectionLoss
@@ -46,7 +46,6 @@ def build(config: Config, rank: Rank, backend: backends.Backend) -> Run:
     from model.transforms import AugmentationSettings
     from model.yolo import YoloV3
 
-    dataset = load_dataset(config, rank)
     architecture = config.architecture(config.classes(len(dataset.categories)))
     data = TrainingData(
         dataset,

@@ -24,7 +24,7 @@ from model.arguments import parse
 from model.config import Config, ConfigError
 from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
-from model.run import Run, build, cache_root, metrics_file, start, state_after
+from model.run import Run, build, cache_root, load_dataset, metrics_file, start, state_after
 from orchestrator.rank import Rank, exit_code_of
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def train(config: Config, rank: Rank) -> Path | None:
     rank.phase("init")
     backend = backends.choose(config, rank)
     backends.check_world(config, rank)
+    # Before the ranks meet: what is wrong with the data is told at once, not after the join.
+    dataset = load_dataset(config, rank)
     backends.prepare(backend, int(os.environ.get("DEVICE_ID") or config.device_id))
     if rank.size > 1:
         rank.phase("join")
@@ -49,7 +51,7 @@ def train(config: Config, rank: Rank) -> Path | None:
     if rank.rank == 0:
         for line in config.lines():
             LOGGER.info(line)
-    run = build(config, rank, backend)
+    run = build(config, rank, backend, dataset)
     done, final = start(run)
     if done < run.total_steps:
         rank.phase("compile")
@@ -117,6 +119,7 @@ def advance(run: Run, done: int) -> Path | None:
             metrics.write(
                 step=step, epoch=run.data.epoch_of(step - 1), loss=loss, learning_rate=rate,
                 side=batch.side, step_seconds=round(seconds, 4),
+                images_replaced=len(batch.replaced),
             )  # fmt: skip
             if step % run.checkpoint_every == 0 or step == total:
                 latest = save(run, step)

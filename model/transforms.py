@@ -47,10 +47,13 @@ class Placement:
     flip: bool
 
 
-def sample_generator(seed: int, epoch: int, image_id: int) -> np.random.Generator:
-    """Return the generator of one image in one epoch; no other state enters."""
+def sample_generator(seed: int, epoch: int, image_id: int, *stream: int) -> np.random.Generator:
+    """Return the generator of one image in one epoch; no other state enters.
+
+    Without ``stream`` it augments; a number there gives another one, independent of it.
+    """
     words = [number & _UNSIGNED for number in (seed, epoch, image_id)]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words, spawn_key=stream)))
 
 
 @lru_cache(maxsize=1)
@@ -112,9 +115,7 @@ def random_colour(
     return distort_colour(image, hue_shift, saturation_factor, _factor(rng, settings.value))
 
 
-def _draw_placement(
-    rng: np.random.Generator, side: int, jitter: float, *, flip: bool
-) -> Placement:
+def _draw_placement(rng: np.random.Generator, side: int, jitter: float, *, flip: bool) -> Placement:
     """Draw size and place. The aspect starts from the input's, not the image's (:302)."""
     aspect = rng.uniform(1 - jitter, 1 + jitter) / rng.uniform(1 - jitter, 1 + jitter)
     scale = rng.uniform(SMALLEST_SCALE, LARGEST_SCALE)
@@ -145,7 +146,10 @@ def place_boxes(
 
 
 def choose_placement(
-    rng: np.random.Generator, boxes: np.ndarray, image_size: tuple[int, int], side: int,
+    rng: np.random.Generator,
+    boxes: np.ndarray,
+    image_size: tuple[int, int],
+    side: int,
     jitter: float,
 ) -> tuple[Placement, np.ndarray]:
     """Draw placements until one keeps a box; return it with the boxes it keeps.
@@ -177,7 +181,10 @@ def paint(image: np.ndarray, placement: Placement, side: int, method: str) -> np
 
 
 def augment(
-    image: np.ndarray, boxes: np.ndarray, side: int, rng: np.random.Generator,
+    image: np.ndarray,
+    boxes: np.ndarray,
+    side: int,
+    rng: np.random.Generator,
     settings: AugmentationSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make one training sample.

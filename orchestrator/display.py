@@ -130,7 +130,7 @@ def _headline(summary: dict[str, Any]) -> Text:
 def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One row a rank."""
     table = Table(
-        "rank", "state", "pid", "CPUs", "step", "step time", "heartbeat", "failed first",
+        "rank", "state", "pid", "CPUs", "step", "step time", "heartbeat", "memory", "failed first",
         box=None, header_style="bold", pad_edge=False,
     )  # fmt: skip
     for row in rows:
@@ -142,6 +142,7 @@ def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
             _shown(row["step"]),
             _seconds(row["step_seconds"]),
             _seconds(row["heartbeat_age"], " ago"),
+            "" if row["memory"] is None else f"{row['memory'] / 1e9:.2f} GB",
             str(row["first_failures"] or ""),
         )
     return table

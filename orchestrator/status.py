@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from orchestrator import processes
 from orchestrator.health import Exit, RankView
 from orchestrator.heartbeat import Heartbeat, read_heartbeat
@@ -160,12 +162,23 @@ def rank_document(rank: RankView, view: RunView, newest_step: int) -> dict[str, 
         "device": place.device if place else None,
         "pid": rank.pid,
         "cpus": list(place.cpus) if place else [],
+        "memory": resident_bytes(rank.pid) if rank.exit is None and view.live else None,
         "step": beat.step if beat and beat.step >= 0 else None,
         "step_seconds": finite(beat.step_seconds) if beat else None,
         "lag": newest_step - beat.step if beat and beat.step >= 0 else None,
         "heartbeat_age": round(max(0.0, view.now - beat.beat_at), 3) if alive and beat else None,
         "first_failures": view.ledger.first_failures.get(rank.rank, 0),
     }
+
+
+def resident_bytes(pid: int | None) -> int | None:
+    """Memory that a process holds now, in bytes; None if it is gone."""
+    if pid is None:
+        return None
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
 
 
 def rank_state(rank: RankView, view: RunView) -> RankState:

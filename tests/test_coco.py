@@ -157,6 +157,7 @@ def test_missing_images_are_named_and_exit_code_66(tmp_path: Path) -> None:
         (box(1, 0, 0, 9), "four finite numbers"),
         (box(1, 0, 0, 9, float("nan")), "four finite numbers"),
         (box(1, 0, 0, "9", 9), "four finite numbers"),
+        (box(1, 0, 0, 10**400, 9), "four finite numbers"),
         (box(1, 9, 9, -4, 5), "negative size"),
         (box(1, 50, 0, 9, 9), "outside its image of 40x30"),
         (box(1, -20, 0, 9, 9), "outside its image"),
@@ -176,6 +177,8 @@ def test_bad_boxes_are_refused(tmp_path: Path, record: Any, expected: str) -> No
     [
         (image(1), "id 1 stands there twice"),
         (image(2, width=0), "width and height"),
+        (image(2, width=20_000, height=10_000), "shrink the image"),
+        (image(1 << 63), "whole-number id"),
         (image(2, file_name="../../elsewhere.jpg"), "must be a path inside"),
         (image(2, file_name="/etc/passwd"), "must be a path inside"),
         ({"file_name": "x.jpg"}, "whole-number id"),

@@ -1,5 +1,6 @@
 """Training batches: the same whatever the workers, the order of access, the process."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 
 from model.architecture import SMALL
-from model.coco import CocoDataset, DataError
+from model.coco import CocoDataset, CocoImage, DataError
 from model.data import Batch, ImageCache, TrainingData, read_image
 from model.rehearsal_data import Recipe, make
 from model.sampling import multi_scale_side
+from model.substitutes import Replacement, ReplacementLog
 
 DIGEST = """
 import sys
@@ -213,28 +215,107 @@ def damage_size(path: Path) -> None:
     cv2.imwrite(str(path), np.zeros((10, 20, 3), np.uint8))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    ("harm", "error", "text"),
-    [
-        (lambda path: path.write_bytes(b"no image"), DataError, "8 bytes that are no image"),
-        (lambda path: path.write_bytes(b""), DataError, "0 bytes"),
-        (damage_size, DataError, "20x10 pixels, its annotation says 64x64"),
-        (Path.unlink, FileNotFoundError, "jpg"),
-    ],
-)
-def test_an_unreadable_image_fails_its_own_step(
-    damaged: Path, workers: int, harm: Callable[[Path], Any], error: type[Exception], text: str
+HARMS = [
+    (lambda path: path.write_bytes(b"no image"), "8 bytes that are no image"),
+    (lambda path: path.write_bytes(b""), "0 bytes"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-40]), "no image"),
+    (damage_size, "20x10 pixels, its annotation says 64x64"),
+    (Path.unlink, "No such file"),
+]
+
+
+def file_of(directory: Path, image_id: int) -> Path:
+    """Return the file of a training image."""
+    return directory / "train2017" / f"{image_id:012d}.jpg"
+
+
+@pytest.mark.parametrize(("harm", "text"), HARMS)
+def test_an_unusable_image_is_replaced_and_told(
+    damaged: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], Any], text: str
 ) -> None:
-    """Batches before it still come; then the consumer gets the error, and no thread is left."""
+    """Its place is taken by another image, batch and log say so, the rest stays the same."""
+    before = training_data(damaged).batch(2)
     data = training_data(damaged)
     victim = data.sample_ids(2)[0]
-    harm(damaged / "train2017" / f"{victim:012d}.jpg")
-    batches = data.iterate(0, 4, workers)
-    assert [next(batches).global_step for _ in range(2)] == [0, 1]
-    with pytest.raises(error, match=text):
-        next(batches)
-    assert prefetch_threads() == []
+    harm(file_of(damaged, victim))
+    with caplog.at_level("INFO", logger="muster.model"):
+        batch = data.batch(2)
+    (replaced,) = batch.replaced
+    assert (replaced.image_id, replaced.substitute_id != victim) == (victim, True)
+    assert text in replaced.reason and f"image {victim} left out of epoch 0" in caplog.text
+    assert (data.replacements.samples, data.replacements.images) == (1, 1)
+    assert batch.image_ids.tolist() == before.image_ids.tolist() and not before.replaced
+    np.testing.assert_array_equal(batch.images[1], before.images[1])
+    assert not np.array_equal(batch.images[0], before.images[0])
+
+
+def test_replacements_are_the_same_on_every_path_to_a_step(damaged: Path) -> None:
+    """With any workers, any cache, after a resume and as another rank: bit for bit the same."""
+    for victim in training_data(damaged).sample_ids(1):
+        file_of(damaged, victim).write_bytes(b"no image")
+    whole = list(training_data(damaged).iterate(0, 10, workers=0))
+    assert sum(len(batch.replaced) for batch in whole) >= 3
+    for workers, cache in ((2, None), (1, ImageCache(0))):
+        resumed = list(training_data(damaged, cache=cache).iterate(4, 10, workers))
+        assert [digest(batch) for batch in resumed] == [digest(batch) for batch in whole[4:]]
+        assert [batch.replaced for batch in resumed] == [batch.replaced for batch in whole[4:]]
+    pair = [training_data(damaged, rank=r, world_size=2, batch_size=1) for r in (0, 1)]
+    said = {(r.image_id, r.substitute_id) for step in range(5) for p in pair
+            for r in p.batch(step).replaced}  # fmt: skip
+    assert said == {(r.image_id, r.substitute_id) for b in whole[:5] for r in b.replaced}
+
+
+def test_another_epoch_draws_another_substitute(damaged: Path) -> None:
+    """One image does not stand in for a lost one for ever."""
+    data = training_data(damaged)
+    victim = data.sample_ids(0)[0]
+    file_of(damaged, victim).unlink()
+    chosen = [r.substitute_id for step in range(40) for r in data.batch(step).replaced]
+    assert len(chosen) >= 6 and len(set(chosen)) >= 3 and victim not in chosen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_no_image_can_be_used_the_step_fails(damaged: Path, workers: int) -> None:
+    """Batches before it still come; then the consumer gets the error, and no thread is left."""
+    data = training_data(damaged, cache=ImageCache(0))
+    batches = data.iterate(0, 20, workers)
+    next(batches)
+    for path in (damaged / "train2017").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="none can be used either") as caught:
+        list(batches)
+    assert caught.value.exit_code == 65 and prefetch_threads() == []
+
+
+def test_a_failing_storage_is_no_bad_image(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An I/O error ends the step: read again after a restart, the image may well be there."""
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    data = training_data(damaged)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output") as caught:
+        data.batch(0)
+    assert caught.value.errno == errno.EIO and data.replacements.samples == 0
+
+
+def test_the_log_of_replacements_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty images are told in full; the rest, and repetitions, are counted."""
+    log = ReplacementLog()
+    for sample in range(3000):
+        log.note(Replacement(sample % 1500, 7, "why"), epoch=0)
+    assert (log.samples, log.images) == (3000, 1500)
+    assert len(caplog.records) == 20 + 1 + 3
+
+
+def test_rank_0_says_what_is_left_out(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The head of the log counts images and boxes, those left out too; one rank says it for all."""
+    with caplog.at_level("INFO", logger="muster.model"):
+        for rank in (0, 1):
+            training_data(directory, rank=rank, world_size=2)
+    (record,) = caplog.records
+    assert "train2017: 11 images" in record.message and "left out: 0 images" in record.message
 
 
 def test_a_negative_image_is_trained_on(damaged: Path) -> None:
@@ -260,14 +341,70 @@ def test_the_cache_stays_below_its_limit_and_forgets_the_oldest(directory: Path)
     np.testing.assert_array_equal(cache.get(images[1]), read_image(images[1]))
 
 
-def test_orientation_tags_do_not_turn_pixels(tmp_path: Path, directory: Path) -> None:
-    """Pixels are read as stored, which is what COCO's boxes refer to, and as RGB."""
-    image = CocoDataset.load(directory, "train2017").images[0]
-    pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[..., 2] = 200
+def encoded_with_orientation(orientation: int, height: int = 40, width: int = 60) -> bytes:
+    """Return a JPEG, red on its left quarter and black elsewhere, with an EXIF orientation."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 4, 2] = 200
     encoded = cv2.imencode(".jpg", pixels)[1].tobytes()
-    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    turned = encoded[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + encoded[2:]
-    (tmp_path / "a.jpg").write_bytes(turned)
-    read = read_image(replace(image, path=str(tmp_path / "a.jpg"), width=60, height=40))
-    assert read.shape == (40, 60, 3) and read[..., 0].mean() > 190 and read[..., 2].mean() < 10
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation])
+    tag += b"\0\0\0\0\0\0"
+    return encoded[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + encoded[2:]
+
+
+def test_the_annotated_size_decides_about_orientation_tags(tmp_path: Path) -> None:
+    """Pixels, as RGB, are read as stored if that is the annotated size, else turned by the tag."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded_with_orientation(6))
+    stored = read_image(CocoImage(1, str(path), 60, 40))
+    assert stored.shape == (40, 60, 3) and stored[:, :10, 0].mean() > 190
+    turned = read_image(CocoImage(1, str(path), 40, 60))
+    assert turned.shape == (60, 40, 3) and turned[:10, :, 0].mean() > 190
+    assert turned[..., 2].max() < 30
+    path.write_bytes(encoded_with_orientation(6, height=60))
+    square = read_image(CocoImage(1, str(path), 60, 60))
+    assert square[:, :10, 0].mean() > 190
+    path.write_bytes(encoded_with_orientation(1))
+    with pytest.raises(DataError, match="60x40 pixels, its annotation says 40x60"):
+        read_image(CocoImage(1, str(path), 40, 60))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "shape", "dtype"),
+    [(".png", (8, 9), "uint8"), (".jpg", (8, 9), "uint8"), (".png", (8, 9, 4), "uint8"),
+     (".png", (8, 9), "uint16"), (".png", (8, 9, 3), "uint16"), (".png", (8, 9, 4), "uint16")],
+)  # fmt: skip
+def test_every_kind_of_pixel_becomes_8_bit_rgb(
+    tmp_path: Path, suffix: str, shape: tuple[int, ...], dtype: str
+) -> None:
+    """Grey is repeated, alpha is dropped and not blended, of 16 bits the high byte stays."""
+    high = np.iinfo(dtype).max + 1
+    pixels = np.random.default_rng(4).integers(0, high, shape).astype(dtype)
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), pixels)
+    read = read_image(CocoImage(1, str(path), 9, 8))
+    assert read.shape == (8, 9, 3) and read.dtype == np.uint8
+    if pixels.ndim == 2:
+        assert (read == read[..., :1]).all()
+    if suffix == ".png":
+        bgr = pixels[..., None].repeat(3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
+        np.testing.assert_array_equal(read[..., ::-1], bgr >> 8 if dtype == "uint16" else bgr)
+
+
+def test_an_image_of_gigapixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    """A small file that claims 60000x60000 pixels is never decoded."""
+    content = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match="60000x60000 pixels"):
+        read_image(CocoImage(1, str(tmp_path / "a.png"), 4, 4))
+
+
+def test_reading_for_evaluation_says_missing_or_wrong(tmp_path: Path) -> None:
+    """Without a substitute to draw, an absent file is exit code 66 and a broken one 65."""
+    (tmp_path / "b.jpg").write_bytes(b"broken")
+    codes = []
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(DataError) as caught:
+            read_image(CocoImage(1, str(tmp_path / name), 9, 9))
+        codes.append(caught.value.exit_code)
+    assert codes == [66, 65]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -61,6 +62,16 @@ def test_every_image_is_in_one_batch(data: Path) -> None:
     assert all(images.shape == (3, 3, SIDE, SIDE) for _, images in found)
     assert not found[-1][1][1:].any()
     assert len(list(batches(dataset, SIDE, 100))) == 1
+
+
+def test_an_image_that_cannot_be_read_costs_only_itself(data: Path, tmp_path: Path) -> None:
+    """It is left out of its batch, so that it has no detections; the others are evaluated."""
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    dataset = CocoDataset.load(broken, "val2017")
+    Path(dataset.images[1].path).write_bytes(b"no image")
+    found = list(batches(dataset, SIDE, 3))
+    assert [list(positions) for positions, _ in found] == [[0, 2], [3, 4, 5], [6]]
 
 
 def test_evaluation_is_the_same_every_time(data: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""The job files of the repository: valid, accepted by the trainer, equal to the original's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.arguments import parse
+from orchestrator.jobfile import load
+from orchestrator.spec import DeviceKind, JobSpec
+from orchestrator.support import not_built
+
+JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
+ASCEND = {
+    "lr": "0.001",
+    "loss_scale": "1024",
+    "weight_decay": "0.016",
+    "T_max": "320",
+    "max_epoch": "320",
+    "warmup_epochs": "4",
+    "lr_scheduler": "cosine_annealing",
+}
+# The scripts' lr 0.1 and weight_decay 0.0005 as this trainer has to be told them.
+GPU = {
+    "lr": "0.00009765625",
+    "weight_decay": "0.512",
+    "T_max": "320",
+    "max_epoch": "320",
+    "warmup_epochs": "4",
+    "training_shape": "416",
+    "lr_scheduler": "cosine_annealing",
+}
+PATHS = {
+    "data_dir": "./dataset/coco2017",
+    "pretrained_backbone": "./backbone_res2net50.ckpt",
+}
+ORIGINAL = {
+    "1p_ascend": (ASCEND, "0", DeviceKind.ASCEND, 1),
+    "8p_ascend": (ASCEND, "1", DeviceKind.ASCEND, 8),
+    "1p_gpu": (GPU, "0", DeviceKind.GPU, 1),
+    "8p_gpu": (GPU, "1", DeviceKind.GPU, 8),
+    "1p_cpu": (ASCEND, "0", DeviceKind.CPU, 1),
+}
+
+
+def job(name: str) -> JobSpec:
+    """One of the jobs that stand for a script of the original."""
+    return load(next(file for file in JOBS if file.stem == f"yolov3_res2net50_{name}"))
+
+
+@pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
+def test_every_job_is_valid_down_to_the_trainers_arguments(file: Path) -> None:
+    """The file loads, and what its programs are given they accept without a problem."""
+    spec = load(file)
+    config = parse(spec.argv_args)
+    config.architecture(config.num_classes or 80)
+    if spec.then is not None:
+        parse(spec.then.argv_args)
+
+
+@pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
+def test_every_job_opens_with_its_command_and_what_to_expect(file: Path) -> None:
+    """First comes the command, then a comment; jobs for other devices say they were never run."""
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith(f"# muster run jobs/{file.name}")
+    head = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    assert len(head.splitlines()) > 3
+    if load(file).resources.device is not DeviceKind.CPU:
+        assert "never run on hardware" in head
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_arguments_equal_those_of_the_original_script(name: str) -> None:
+    """Every argument of the script and no other; the batch size may be said though it is 32."""
+    script, distributed, device, ranks = ORIGINAL[name]
+    spec = job(name)
+    given = dict(spec.args)
+    assert given.pop("per_batch_size", "32") == "32"
+    assert given == {**PATHS, "is_distributed": distributed, **script}
+    assert (spec.resources.device, spec.resources.ranks) == (device, ranks)
+
+
+def test_the_gpu_rates_are_the_scripts_steps() -> None:
+    """The step of lr 0.1 and decay 0.0005 with gradients divided by the loss scale, in full."""
+    config = parse(job("8p_gpu").argv_args)
+    assert config.lr == 0.1 / config.loss_scale
+    assert config.weight_decay == 0.0005 * config.loss_scale
+    gradient, weight = 3.0, 0.7
+    script = 0.1 * (gradient + 0.0005 * 1024 * weight) / 1024
+    assert config.lr * (gradient + config.weight_decay * weight) == pytest.approx(script, rel=1e-12)
+
+
+@pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
+def test_cpu_jobs_can_be_run_as_they_are(file: Path) -> None:
+    """No field of a job for CPUs is one that nothing acts on yet."""
+    spec = load(file)
+    if spec.resources.device is DeviceKind.CPU:
+        assert not_built(spec) == ()
