@@ -37,6 +37,7 @@ class ProcessPlan:
     heartbeat: str | None
     error_file: str | None
     start: str  # fork, spawn, or auto: fork, and spawn if the fork server refuses
+    batch: bool = False  # SCHED_BATCH: computes, and lets whoever wakes it wait for a moment
 
     @property
     def label(self) -> str:
@@ -76,13 +77,17 @@ class ForkServerPlan:
 
 
 def bind(launch: ProcessPlan, supervisor: int) -> None:
-    """Tie the calling process to its supervisor's life and to its CPUs. Raises OSError."""
+    """Tie the calling process to its supervisor's life and its CPUs. Raises OSError."""
     processes.die_with_parent(supervisor)
     # What is ignored stays ignored through exec, and the supervisor ignores these.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     if launch.cpus:
         os.sched_setaffinity(0, launch.cpus)
+    if launch.batch:
+        # MindSpore's TCP client loses a race, and half a second, whenever the thread that sees a
+        # connection come up preempts the one that is opening it. Batch threads do not preempt.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def settle(launch: ProcessPlan, supervisor: int) -> None:

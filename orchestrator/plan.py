@@ -173,6 +173,10 @@ class _Gang:
     base: Mapping[str, str]
 
     @property
+    def _batch(self) -> bool:
+        return self.spec.resources.device is DeviceKind.CPU
+
+    @property
     def size(self) -> int:
         return len(self.placement.assignments)
 
@@ -191,6 +195,7 @@ class _Gang:
             heartbeat=environment["MUSTER_HEARTBEAT"],
             error_file=environment["MUSTER_ERROR_FILE"],
             start=self._start(),
+            batch=self._batch,
         )
         return RankPlan(assignment, process, environment)
 
@@ -207,6 +212,7 @@ class _Gang:
             heartbeat=None,
             error_file=None,
             start="auto" if self.spec.start_method is StartMethod.FORK else "spawn",
+            batch=self._batch,
         )
 
     def scheduler_environment(self) -> dict[str, str]:

@@ -239,6 +239,7 @@ print(json.dumps({
     "session": os.getsid(0),
     "group": os.getpgid(0),
     "cpus": sorted(os.sched_getaffinity(0)),
+    "batch": os.sched_getscheduler(0) == os.SCHED_BATCH,
     "cwd": os.getcwd(),
     "fds": sorted(int(n) for n in os.listdir("/proc/self/fd")),
     "stdin": os.readlink("/proc/self/fd/0"),
@@ -262,7 +263,7 @@ def test_a_rank_is_what_its_plan_says(node: Node, how: str) -> None:
     """Own session below the supervisor, its CPUs and directory, exactly its environment."""
     cpu = min(os.sched_getaffinity(0))
     environment = node.environment(ONLY_HERE="yes", RANK_ID="0", MUSTER_JOB="small")
-    options: dict[str, Any] = {"cpus": (cpu,), "environment": environment}
+    options: dict[str, Any] = {"cpus": (cpu,), "environment": environment, "batch": True}
     if how == "fork":
         node.warm()
         node.start(node.forked(0, ABOUT, **options))
@@ -273,6 +274,7 @@ def test_a_rank_is_what_its_plan_says(node: Node, how: str) -> None:
     assert (told["pid"], told["session"], told["group"]) == (pid, pid, pid)
     assert told["parent"] == node.pid
     assert told["cpus"] == [cpu]
+    assert told["batch"]
     assert told["cwd"] == str(node.run.root)
     assert told["stdin"] == os.devnull
     own = {name: value for name, value in told["environment"].items() if name != "LC_CTYPE"}
