@@ -22,6 +22,7 @@ from orchestrator.status import RunView, document, places, view_from_disk
 
 _LIVE_PERIOD = 0.25
 _LINES_PERIOD = 15.0
+_FILE_WIDTH = 140
 _SILENT = frozenset({"warmed", "controller", "attempt_ended", "retired", "created"})
 
 _STYLES = {
@@ -39,8 +40,10 @@ class Display:
 
     def __init__(self, directory: RunDirectory, *, quiet: bool) -> None:
         self._directory = directory
-        self._console = Console(stderr=quiet, highlight=False)
         self._animated = not quiet and sys.stdout.isatty()
+        # A file has no width of its own, and a table must not be broken at a guess of 80.
+        width = None if self._animated else _FILE_WIDTH
+        self._console = Console(stderr=quiet, highlight=False, width=width)
         self._quiet = quiet
         self._live: Live | None = None
         self._next = 0.0
