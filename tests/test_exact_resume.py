@@ -66,7 +66,7 @@ def final_state(job: Job) -> dict[str, Any]:
 
 def test_a_killed_and_resumed_run_ends_bit_identical(job_file: Path, tmp_path: Path) -> None:
     """Parameters, momentum, every rank's statistics, and the evaluation, compared as bytes."""
-    step = random.SystemRandom().randrange(1, STEPS - 1)
+    step = random.SystemRandom().randrange(1, STEPS - 5)  # well before the end
     rank = random.SystemRandom().randrange(2)
     calm = Job(job_file, tmp_path / "calm")
     done = calm.run()

@@ -93,8 +93,9 @@ def test_a_hung_rank_is_found_by_its_phase(tmp_path: Path) -> None:
 
 def test_a_truncated_newest_checkpoint_is_quarantined(tmp_path: Path) -> None:
     """The run falls back to the one before it, says so, and keeps the bad one aside."""
-    job = worker_job(tmp_path, args={"steps": 30, "pause": 0.05}, checkpoint={"every_steps": 5})
-    done = job.run("--drill", "truncate-checkpoint@step:17", "--drill", "kill-rank:0@step:18")
+    job = worker_job(tmp_path, args={"steps": 40, "pause": 0.1}, checkpoint={"every_steps": 10})
+    # Far enough from the next checkpoint that a slow machine is still in time.
+    done = job.run("--drill", "truncate-checkpoint@step:22", "--drill", "kill-rank:0@step:23")
     assert done.code == 0, done.text
     assert "the manifest says 1000" in done.text
     attempt = [e for e in job.events() if e["kind"] == "attempt"][1]
@@ -103,13 +104,13 @@ def test_a_truncated_newest_checkpoint_is_quarantined(tmp_path: Path) -> None:
     assert "500 bytes" in json.loads((aside / "REASON.json").read_text())["reason"]
     verified = muster("checkpoints", job.run_dir, "verify", "--json")
     assert verified.code == 0
-    assert verified.json()["checkpoints"][0]["step"] == 30
+    assert verified.json()["checkpoints"][0]["step"] == 40
 
 
 def test_without_a_usable_checkpoint_nothing_starts_from_scratch(tmp_path: Path) -> None:
     """When every checkpoint is broken the run ends and says where they are."""
-    job = worker_job(tmp_path, args={"steps": 40, "pause": 0.05}, checkpoint={"every_steps": 5})
-    done = job.run("--drill", "corrupt-checkpoint@step:7", "--drill", "kill-rank:1@step:8")
+    job = worker_job(tmp_path, args={"steps": 60, "pause": 0.1}, checkpoint={"every_steps": 20})
+    done = job.run("--drill", "corrupt-checkpoint@step:22", "--drill", "kill-rank:1@step:23")
     assert done.code == 1
     assert "will not start from scratch" in done.text
     assert job.kinds().count("attempt") == 1
