@@ -69,7 +69,7 @@ def not_built(spec: JobSpec) -> tuple[Problem, ...]:
     )
 
 
-_HINT = "`plan` shows it, but `run` does not act on it yet"
+_HINT = "it is valid, but `run` does not act on it yet"
 
 
 def _found(document: dict[str, Any], path: str) -> str:

@@ -87,7 +87,7 @@ def test_message_says_what_to_do() -> None:
     (problem,) = not_built(loads(RUNNABLE, ["restart.min_ranks=4"]))
     assert problem.describe("job.yaml") == (
         "job.yaml: restart.min_ranks: found 4, allowed: the number of resources.ranks; "
-        "`plan` shows it, but `run` does not act on it yet"
+        "it is valid, but `run` does not act on it yet"
     )
 
 
