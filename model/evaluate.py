@@ -102,8 +102,8 @@ def detect(config: Config, checkpoint: Path, dataset: CocoDataset) -> np.ndarray
 def batches(dataset: CocoDataset, side: int, size: int) -> Any:
     """Yield (positions, images (size, 3, side, side) float32) over the whole data set.
 
-    A batch is never larger than the data set. The last one is filled up with zeros, so that one
-    graph serves all; only the first `len(positions)` count.
+    A batch is never larger than the data set. The last one is filled up with its own images
+    again, so that one graph serves all; only the first `len(positions)` count.
     """
     from model.image_file import Flaw, load_image
     from model.transforms import evaluation_input
@@ -121,6 +121,9 @@ def batches(dataset: CocoDataset, side: int, size: int) -> Any:
             images[len(positions)] = evaluation_input(loaded, side)
             positions.append(position)
         if positions:
+            # The stem normalises by the batch, at inference too: empty slots would be seen there.
+            for slot in range(len(positions), size):
+                images[slot] = images[slot % len(positions)]
             yield positions, images
 
 
