@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from model.architecture import Architecture, check_side
+from model.architecture import ANCHORS_PER_HEAD, HEADS, STRIDES, Architecture, check_side
 from model.coco import CocoDataset, CocoImage, DataError
 from model.image_file import Flaw, load_image, read_image
 from model.journal import LOGGER
@@ -171,11 +171,12 @@ class TrainingData:
         """
         side, epoch = self.side_of(global_step), self.epoch_of(global_step)
         replaced: list[Replacement] = []
-        samples = [self._sample(p, epoch, side, replaced) for p in self._positions(global_step)]
+        arrays = self._empty(side)
+        for place, position in enumerate(self._positions(global_step)):
+            sample = {name: array[place] for name, array in arrays.items()}
+            self._fill(sample, position, epoch, side, replaced)
         for replacement in replaced:
             self.replacements.note(replacement, epoch)
-        arrays = {name: np.stack(values) for name, values in
-                  zip(BATCH_ARRAYS, zip(*samples, strict=True), strict=True)}  # fmt: skip
         ids = np.array(self.sample_ids(global_step), dtype=np.int64)
         return Batch(
             **arrays,
@@ -202,18 +203,41 @@ class TrainingData:
         )
         return [int(position) for position in positions]
 
-    def _sample(
-        self, position: int, epoch: int, side: int, replaced: list[Replacement]
-    ) -> tuple[np.ndarray, ...]:
-        """Make one sample: its arrays in the order of BATCH_ARRAYS."""
+    def _empty(self, side: int) -> dict[str, np.ndarray]:
+        """Return arrays for a batch by the names of BATCH_ARRAYS; all but the images are zero."""
+        shapes = {"images": (3, side, side)}
+        for head in HEADS:
+            grid = side // STRIDES[head]
+            cell = (ANCHORS_PER_HEAD, self.architecture.attributes)
+            shapes[f"y_true_{head}"] = (grid, grid, *cell)
+            shapes[f"gt_{head}"] = (self.augmentation.max_boxes, 4)
+        # Zeros cost nothing until they are written, and targets are nearly all zero.
+        return {name: np.zeros((self.batch_size, *shapes[name]), np.float32)
+                for name in BATCH_ARRAYS}  # fmt: skip
+
+    def _fill(
+        self,
+        sample: dict[str, np.ndarray],
+        position: int,
+        epoch: int,
+        side: int,
+        replaced: list[Replacement],
+    ) -> None:
+        """Make one sample in its place of a batch, which is zero."""
         rng = sample_generator(self.seed, epoch, self.dataset.images[position].id)
         position, source = self._usable(position, epoch, replaced)
-        pixels, boxes = augment(source, self.dataset.boxes(position), side, rng, self.augmentation)
+        _, boxes = augment(
+            source, self.dataset.boxes(position), side, rng, self.augmentation, sample["images"]
+        )
         targets = make_targets(
             boxes, side, self.architecture,
             max_boxes=self.augmentation.max_boxes, label_smooth=self.label_smooth,
         )  # fmt: skip
-        return (pixels, *targets.arrays())
+        for head in HEADS:
+            truth = getattr(targets, f"y_true_{head}")
+            occupied = truth[..., 4] == 1.0
+            sample[f"y_true_{head}"][occupied] = truth[occupied]
+            sample[f"gt_{head}"][:] = getattr(targets, f"gt_{head}")
 
     def _usable(
         self, position: int, epoch: int, replaced: list[Replacement]

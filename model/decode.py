@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -13,6 +13,7 @@ from model.architecture import ANCHORS_PER_HEAD, HEADS, STRIDES, Architecture
 
 CONFIDENCE = 0.001
 OVERLAP = 0.5
+_PAIRS_AT_ONCE = 1 << 14
 DETECTION_COLUMNS = 7
 """Columns of a row of detections: image id, category id, x, y, w, h, score."""
 
@@ -100,8 +101,9 @@ def detections(
     """
     rows = [np.zeros((0, DETECTION_COLUMNS))]
     for i, (image_id, size) in enumerate(zip(image_ids, image_sizes, strict=True)):
-        flat = np.concatenate([head[i].reshape(-1, head.shape[-1]) for head in heads])
-        boxes, scores, classes = candidates(flat, size, confidence)
+        # Most boxes go at once, before anything is copied.
+        likely = [_likely(head[i].reshape(-1, head.shape[-1]), confidence) for head in heads]
+        boxes, scores, classes = candidates(np.concatenate(likely), size, confidence)
         kept = suppress(boxes, scores, classes, overlap)
         rows.append(
             np.column_stack(
@@ -124,8 +126,7 @@ def candidates(
     Pixels of an image of `size` (width, height). The corner is moved into the image and width and
     height are capped to the image's, each by itself, as in the original.
     """
-    # No score is above its objectness, so most boxes need no search for their best class.
-    decoded = decoded[decoded[:, 4] >= confidence]
+    decoded = _likely(decoded, confidence)
     classes = np.argmax(decoded[:, 5:], axis=1)
     scores = np.take_along_axis(decoded[:, 5:], classes[:, None], axis=1)[:, 0] * decoded[:, 4]
     good = scores >= confidence
@@ -134,6 +135,11 @@ def candidates(
     lengths = decoded[:, 2:4] * width_height
     corner = np.maximum(decoded[:, 0:2] * width_height - lengths / 2, 0.0)
     return np.concatenate([corner, np.minimum(lengths, width_height)], axis=1), scores, classes
+
+
+def _likely(decoded: np.ndarray, confidence: float) -> np.ndarray:
+    """Those of (n, 5 + C) whose objectness reaches `confidence`: no score is above it."""
+    return decoded[decoded[:, 4] >= confidence]
 
 
 def suppress(
@@ -147,22 +153,31 @@ def suppress(
     order = np.lexsort((-scores, classes))
     low, high = boxes[order, 0:2], boxes[order, 0:2] + boxes[order, 2:4]
     area = (high - low + 1).prod(axis=1)
-    edges = np.flatnonzero(np.diff(classes[order])) + 1
-    kept = [
-        group[_greedy(low[group], high[group], area[group], overlap)]
-        for group in np.split(np.arange(len(order)), edges)
-    ]
-    return order[np.concatenate(kept)]
-
-
-def _greedy(low: np.ndarray, high: np.ndarray, area: np.ndarray, overlap: float) -> np.ndarray:
-    """Non-maximum suppression of boxes that are already in falling order of score."""
-    remaining = np.arange(len(area))
-    kept = []
-    while len(remaining):
-        best, rest = remaining[0], remaining[1:]
-        kept.append(best)
-        sides = np.minimum(high[best], high[rest]) - np.maximum(low[best], low[rest]) + 1
+    kept = np.ones(len(order), bool)
+    # All pairs of a class at once instead of a loop over boxes. Whoever is to suppress others has
+    # been through all its own pairs by then, as a pair's first box is the better one.
+    for first, second in _pairs(classes[order], kept):
+        sides = np.minimum(high[first], high[second]) - np.maximum(low[first], low[second]) + 1
         shared = np.maximum(sides, 0.0).prod(axis=1)
-        remaining = rest[shared <= overlap * (area[best] + area[rest] - shared)]
-    return np.array(kept, np.int64)
+        clash = ~(shared <= overlap * (area[first] + area[second] - shared))
+        for better, worse in zip(first[clash].tolist(), second[clash].tolist(), strict=True):
+            if kept[better]:
+                kept[worse] = False
+    return order[kept]
+
+
+def _pairs(classes: np.ndarray, kept: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places (i, j), i < j, of the same class in sorted `classes`, in order of i, part by part.
+
+    Boxes that are no longer `kept` when a part begins are left out of it.
+    """
+    ends = np.searchsorted(classes, classes, side="right")
+    partners = ends - np.arange(len(classes)) - 1
+    parts = np.cumsum(partners) // _PAIRS_AT_ONCE
+    for rows in np.split(np.arange(len(classes)), np.flatnonzero(np.diff(parts)) + 1):
+        rows = rows[kept[rows]]
+        counts = partners[rows]
+        first = np.repeat(rows, counts)
+        second = first + 1 + np.arange(len(first)) - np.repeat(counts.cumsum() - counts, counts)
+        undecided = kept[second]
+        yield first[undecided], second[undecided]

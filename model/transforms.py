@@ -64,10 +64,16 @@ def _normalised_levels() -> np.ndarray:
     return np.array(tables, dtype=np.float32)
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
-    """Turn (H, W, 3) uint8 RGB into (3, H, W) float32 by the ImageNet mean and deviation."""
-    tables = _normalised_levels()
-    return np.stack([tables[channel][image[..., channel]] for channel in range(3)])
+def normalise(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Turn (H, W, 3) uint8 RGB into (3, H, W) float32 by the ImageNet mean and deviation.
+
+    ``out`` is where the result goes, if it is given: a contiguous array.
+    """
+    result = np.empty((3, *image.shape[:2]), np.float32) if out is None else out
+    planes = cv2.split(np.ascontiguousarray(image))
+    for table, plane, place in zip(_normalised_levels(), planes, result, strict=True):
+        cv2.LUT(plane, table[None], dst=place)
+    return result
 
 
 def evaluation_method(old_size: tuple[int, int], new_size: tuple[int, int]) -> str:
@@ -177,7 +183,7 @@ def paint(image: np.ndarray, placement: Placement, side: int, method: str) -> np
     canvas[top + placement.y : bottom + placement.y, left + placement.x : right + placement.x] = (
         resize(image, placement.width, placement.height, method, window)
     )
-    return canvas[:, ::-1] if placement.flip else canvas
+    return cv2.flip(canvas, 1) if placement.flip else canvas
 
 
 def augment(
@@ -186,8 +192,9 @@ def augment(
     side: int,
     rng: np.random.Generator,
     settings: AugmentationSettings,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make one training sample.
+    """Make one training sample, its pixels in ``out`` if that is given.
 
     ``image`` is (H, W, 3) uint8 RGB, ``boxes`` (n, 5) x1, y1, x2, y2, class in its pixels. Returns
     (3, side, side) float32, normalised, and the boxes (m, 5) in pixels of the input, at most
@@ -199,4 +206,4 @@ def augment(
     placement, kept = choose_placement(rng, boxes, size, side, settings.jitter)
     method = _TRAINING_METHODS[rng.integers(len(_TRAINING_METHODS))]
     painted = paint(image, placement, side, method)
-    return normalise(random_colour(painted, rng, settings)), kept
+    return normalise(random_colour(painted, rng, settings), out), kept

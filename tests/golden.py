@@ -1,10 +1,11 @@
-"""Compare our network, loss, targets and detections with recorded vectors of the original.
+"""Compare our network, loss, data path and evaluation with recorded vectors of the original.
 
     python -m tests.golden DIRECTORY [--full]
 
 checks a directory of the form described in its README (`network.npz`, `network.json`, `loss.npz`,
-`training.npz`, `evaluation.npz`, `evaluation_gt.json`; items that are not there are passed over),
-prints the largest difference of each item beside its tolerance and ends with 1 if one is past it.
+`training.npz`, `training.json`, `evaluation.npz`, `evaluation_gt.json`; items that are not there
+are passed over), prints the largest difference of each item beside its tolerance and ends with 1
+if one is past it.
 Differences are `max|a - b| / max|b|` unless the item says otherwise. `--full` adds the network of
 108 million parameters (3 GB of memory).
 """
@@ -32,6 +33,15 @@ from tests.golden_network import (
     TARGET_NAMES,
     check_initialisation,
     check_network,
+)
+from tests.golden_training import (
+    check_augmentation,
+    check_colour,
+    check_figures,
+    check_learning_rates,
+    check_multi_scale,
+    check_resize,
+    check_sampler,
 )
 from tests.golden_vectors import EXACT, FORWARD, Difference, Golden, distance
 
@@ -128,10 +138,20 @@ class Check:
     full: bool = False
 
 
+TRAINING = ("training.npz", "training.json")
+EVALUATION = ("evaluation.npz", "evaluation_gt.json")
+
 CHECKS: dict[str, Check] = {
     "targets": Check(check_targets, ("training.npz",)),
     "batch-targets": Check(check_batch_targets, ("network.npz", "loss.npz")),
-    "detections": Check(check_detections, ("evaluation.npz", "evaluation_gt.json")),
+    "lr": Check(check_learning_rates, TRAINING),
+    "sampler": Check(check_sampler, TRAINING),
+    "multi-scale": Check(check_multi_scale, TRAINING),
+    "resize": Check(check_resize, TRAINING),
+    "colour": Check(check_colour, TRAINING),
+    "augmentation": Check(check_augmentation, TRAINING),
+    "detections": Check(check_detections, EVALUATION),
+    "coco-figures": Check(check_figures, EVALUATION),
     "loss": Check(check_loss, ("loss.npz",)),
     "small": Check(lambda golden: check_network(golden, "small"), ("network.npz", "network.json")),
     "full": Check(

@@ -54,10 +54,25 @@ class Golden:
         return json.loads((self.directory / "network.json").read_text())
 
     @cached_property
+    def training(self) -> dict[str, Any]:
+        """Content of training.json."""
+        return json.loads((self.directory / "training.json").read_text())
+
+    @cached_property
+    def truth(self) -> dict[str, Any]:
+        """Content of evaluation_gt.json."""
+        return json.loads((self.directory / "evaluation_gt.json").read_text())
+
+    @property
     def category_ids(self) -> list[int]:
         """Category ids of the evaluation's ground truth, in its order."""
-        content = json.loads((self.directory / "evaluation_gt.json").read_text())
-        return [category["id"] for category in content["categories"]]
+        return [category["id"] for category in self.truth["categories"]]
+
+
+RECORDED = Path(__file__).resolve().parents[2] / "shared" / "golden"
+SUBSET = Path(__file__).parent / "golden_data"
+GOLDEN = Golden(RECORDED if (RECORDED / "network.npz").is_file() else SUBSET)
+"""What tests compare with: all vectors where they are, else the subset in the repository."""
 
 
 def distance(ours: Any, recorded: Any) -> float:

@@ -16,25 +16,12 @@ from model.coco_eval import (
     write_predictions,
 )
 from model.data_error import DataError
+from tests.golden_vectors import GOLDEN
 
-HERE = Path(__file__).parent
-SHARED = Path(__file__).parents[2] / "shared" / "golden"
 NO_CROWD = ("iscrowd", 0)
 MOMENT = time.strptime("2021-12-04 14:29:51", "%Y-%m-%d %H:%M:%S")
-
-
-def golden() -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return ground truth, detections and the twelve recorded figures."""
-    if (SHARED / "evaluation.npz").exists():
-        truth = json.loads((SHARED / "evaluation_gt.json").read_text())
-        arrays = np.load(SHARED / "evaluation.npz")
-        return truth, arrays["detections"], arrays["stats_12"]
-    truth = json.loads((HERE / "golden_data" / "training_subset.json").read_text())["evaluation_gt"]
-    arrays = np.load(HERE / "golden_data" / "training_subset.npz")
-    return truth, arrays["evaluation/detections"], arrays["evaluation/stats_12"]
-
-
-TRUTH, DETECTIONS, STATS = golden()
+ARRAYS = GOLDEN.arrays("evaluation.npz")
+TRUTH, DETECTIONS, STATS = GOLDEN.truth, ARRAYS["detections"], ARRAYS["stats_12"]
 
 
 def perfect(truth: dict[str, Any]) -> np.ndarray:

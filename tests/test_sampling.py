@@ -1,7 +1,9 @@
-"""The order of images, a rank's share of it, and the side of multi-scale training."""
+"""The order of images, a rank's share of it, and the side of multi-scale training.
+
+`test_golden` compares them with recorded ones.
+"""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,38 +22,10 @@ from model.sampling import (
 )
 
 SIDES = tuple(range(320, 609, 32))
-SHARED = Path(__file__).parents[2] / "shared" / "golden" / "training.npz"
-SUBSET = Path(__file__).parent / "golden_data" / "training_subset.npz"
-GOLDEN = np.load(SHARED if SHARED.exists() else SUBSET)
 
 quick = settings(deadline=None, max_examples=40)
 sizes = st.integers(1, 400)
 worlds = st.integers(1, 16)
-
-
-def golden(prefix: str) -> list[str]:
-    """Return the golden names that start with ``prefix``."""
-    return [name for name in GOLDEN.files if name.startswith(prefix)]
-
-
-@pytest.mark.parametrize("name", golden("sampler/"))
-def test_seed_zero_gives_the_original_order(name: str) -> None:
-    """Each rank sees the original sampler's indices in epochs 0 and 1."""
-    size, world, rank = (int(part) for part in name.split("/")[1].split("_"))
-    shares = [rank_share(size, world, rank, epoch) for epoch in (0, 1)]
-    np.testing.assert_array_equal(shares, GOLDEN[name])
-
-
-@pytest.mark.parametrize("name", golden("multi_scale/"))
-def test_multi_scale_sides_are_the_original_ones(name: str) -> None:
-    """The side of every recorded epoch and batch is the original's."""
-    rate, size = (int("".join(filter(str.isdigit, part))) for part in name.split("/")[1].split("_"))
-    epochs, batches = GOLDEN[name].shape
-    sides = [
-        [multi_scale_side(epoch, batch, size, SIDES, rate) for batch in range(batches)]
-        for epoch in range(epochs)
-    ]
-    np.testing.assert_array_equal(sides, GOLDEN[name])
 
 
 @quick

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tests.benchmarks import cli_help, exact_resume, heartbeat, recovery
+from tests.benchmarks import (
+    cli_help,
+    decode_nms,
+    exact_resume,
+    heartbeat,
+    input_pipeline,
+    recovery,
+    training_step,
+)
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.figures import Measurement
 
@@ -21,18 +29,17 @@ class Group:
 GROUPS: tuple[Group, ...] = (
     Group(cli_help.NAMES, cli_help.measure),
     Group(heartbeat.NAMES, heartbeat.measure),
+    Group(input_pipeline.NAMES, input_pipeline.measure),
+    Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
+    Group(training_step.TORCH_NAMES, training_step.measure_vs_torch),
+    Group(training_step.NAMES, training_step.measure),
 )
 """The cheapest first."""
 
 PLANNED = (
     "recovery_vs_ray_train",
-    "step_full_128",
-    "step_full_320",
-    "step_full_128_vs_torch",
-    "input_pipeline",
-    "decode_nms",
     "snapshot",
     "placement_10k",
     "rank_table_10k",

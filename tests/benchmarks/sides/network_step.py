@@ -1,0 +1,87 @@
+"""Training steps of the full network alone: `network_step SIDE BATCH WARM STEPS`, or `shapes SIDE`.
+
+The whole step as `model.train` makes it (loss, gradients, momentum with weight decay), float32, on
+a batch of noise with boxes; the first steps, with the compilation, are not measured. Prints
+seconds a step and the peak memory. `shapes` prints the geometry of every convolution instead.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from model.architecture import FULL
+from model.arguments import parse
+from model.loss import DetectionLoss
+from model.step import build_step
+from model.targets import make_targets, stack
+from model.training_network import TrainingNetwork
+from model.yolo import YoloV3
+from tests.benchmarks.sides import peak_gigabytes, report
+
+BOXES = 7
+
+
+def random_batch(side: int, batch: int) -> list[Tensor]:
+    """Images and targets as the training network takes them."""
+    rng = np.random.default_rng(1)
+    targets = []
+    for _ in range(batch):
+        low = rng.uniform(0, 0.6 * side, (BOXES, 2))
+        high = low + rng.uniform(8, 0.4 * side, (BOXES, 2))
+        classes = rng.integers(0, FULL.num_classes, (BOXES, 1))
+        targets.append(make_targets(np.concatenate([low, high, classes], axis=1), side, FULL))
+    images = rng.standard_normal((batch, 3, side, side)).astype(np.float32)
+    return [Tensor(images), *(Tensor(array) for array in stack(targets).arrays())]
+
+
+def timed_steps(side: int, batch: int, warm: int, steps: int) -> dict[str, Any]:
+    """Seconds of `steps` steps after `warm` others, and the peak memory in GB."""
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    network = TrainingNetwork(YoloV3(FULL), DetectionLoss(FULL))
+    step = build_step(network, parse([]), world_size=1, backend="cpu")
+    inputs = random_batch(side, batch)
+    times = []
+    for _ in range(warm + steps):
+        since = time.perf_counter()
+        loss = float(step(*inputs).asnumpy())
+        times.append(time.perf_counter() - since)
+        print(json.dumps({"loss": loss, "seconds": times[-1]}), flush=True)
+    return {"seconds": times[warm:], "memory": peak_gigabytes()}
+
+
+def convolutions(side: int) -> list[dict[str, Any]]:
+    """Geometry of every convolution in one image's way through the network, in its order."""
+    ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
+    network = YoloV3(FULL).set_train()
+    found: list[dict[str, Any]] = []
+
+    def note(cell: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        found.append(
+            {
+                "inputs": list(inputs[0].shape[1:]),
+                "outputs": list(output.shape[1:]),
+                "kernel": int(cell.kernel_size[0]),
+                "stride": int(cell.stride[0]),
+                "trained": bool(cell.weight.requires_grad),
+            }
+        )
+
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, nn.Conv2d):
+            cell.register_forward_hook(note)
+    network(random_batch(side, 1)[0])
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "shapes":
+        report(convolutions(int(sys.argv[2])))
+    else:
+        report(timed_steps(*map(int, sys.argv[1:])))
