@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -182,14 +184,18 @@ def test_step_reached_again_replaces_the_old_directory(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["step-00000040"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A limit on the size of files, which a write runs into like into a full disk."""
-    resource = pytest.importorskip("resource")
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """A limit on the size of files, which a write runs into like into a full disk.
+
+    It holds for the whole process, the test report's own file included: only while it must.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield tmp_path
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class Large(nn.Cell):
@@ -200,17 +206,17 @@ class Large(nn.Cell):
         self.rows = ms.ParameterTuple([Parameter(Tensor(np.ones(5000, np.float32)), name="a")])
 
 
-def test_disk_that_is_full_leaves_the_earlier_checkpoint(small_disk: Path) -> None:
+def test_disk_that_is_full_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     """An OSError with its errno, the last good checkpoint, and no half-made file."""
-    good = written(small_disk)
+    good = written(tmp_path)
     before = {file.name: measure(file) for file in good.iterdir()}
-    writer = CheckpointWriter(small_disk, rank=0, world_size=1, attempt=1)
-    with pytest.raises(OSError) as caught:
+    writer = CheckpointWriter(tmp_path, rank=0, world_size=1, attempt=1)
+    with small_files(), pytest.raises(OSError) as caught:
         writer.save(Large(), replace(STATE, step=80))
     assert caught.value.errno == errno.EFBIG
     assert {file.name: measure(file) for file in good.iterdir()} == before
-    assert [path.name for path in small_disk.glob("step-*")] == ["step-00000040"]
-    assert not list(small_disk.glob(".step-00000080*/*"))
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000040"]
+    assert not list(tmp_path.glob(".step-00000080*/*"))
 
 
 def test_no_space_left_is_reported_with_its_number(
