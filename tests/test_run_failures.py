@@ -124,7 +124,7 @@ def test_changed_code_is_not_taken_over_by_a_restart(tmp_path: Path) -> None:
     job = worker_job(
         tmp_path,
         command=[sys.executable, str(script)],
-        args={"steps": 60, "pause": 0.05, "fail": "raise@40"},
+        args={"steps": 60, "pause": 0.05, "fail": "raise@45"},
         checkpoint={"every_steps": 10},
     )
     process = job.start()

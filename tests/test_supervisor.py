@@ -427,7 +427,8 @@ POLITE = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(75)))
 print("ready", flush=True)
-time.sleep(600)
+while True:  # a signal that comes just before a long sleep would be handled after it
+    time.sleep(0.05)
 """
 STUBBORN = """
 import signal, time
