@@ -28,6 +28,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
+from model.whole_file import sync
+
 FORMAT = 1
 MODEL = "model.ckpt"
 STATE = "state.json"
@@ -157,7 +159,7 @@ def write_part(directory: Path, name: str, parameters: Sequence[Parameter]) -> N
         if not partial.is_file() or partial.stat().st_size < expected:
             raise OSError(errno.EIO, "MindSpore left no whole file", str(partial))
         partial.chmod(0o644)
-        _sync(partial)
+        sync(partial)
         os.rename(partial, directory / name)
     except BaseException:
         for leftover in (partial, partial.with_suffix(".tmp")):
@@ -228,7 +230,7 @@ def _missing(aside: Path, world_size: int) -> list[int]:
 
 def _publish(aside: Path, final: Path) -> None:
     """Give a complete directory its final name, durably."""
-    _sync(aside)
+    sync(aside)
     if final.exists():
         # A run that fell back past this step has reached it again: the new one is wanted.
         replaced = aside.with_name(aside.name.replace(".tmp", ".replaced.tmp"))
@@ -237,12 +239,4 @@ def _publish(aside: Path, final: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         os.rename(aside, final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)
