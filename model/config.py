@@ -21,6 +21,8 @@ SCHEDULERS = (
     "cosine_annealing_V2",
     "cosine_annealing_sample",
 )
+METRICS = ("AP", "AP50", "AP75", "AR_100")
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 TARGETS = ("Ascend", "GPU", "CPU")
 Integers = tuple[int, ...]
 
@@ -164,7 +166,21 @@ class Config:
     resume_from: str = path("step directory to go on from, when run without muster")
     checkpoint_dir: str = path("where step directories go, when run without muster")
     compile_cache: str = path("folder of compiled graphs, or off; empty: in the run directory")
-    evaluate_at_end: bool = option(False, "rank 0 evaluates the result", graph=False)
+    evaluate_at_end: bool = option(False, "evaluate the last checkpoint", graph=False)
+    evaluate_every: int = option(0, "epochs between evaluations; 0: none", low=0, graph=False)
+    best_metric: str = option("AP", "figure that says which is best", choices=METRICS, graph=False)
+    early_stop: int = option(
+        0, "end after so many evaluations without a better one; 0: never", low=0, graph=False
+    )
+    reset_head: bool = option(False, "draw heads anew if resume_yolov3 has others", graph=False)
+    clip_norm: float = option(0.0, "largest norm of the mean gradient; 0: any", low=0)
+    ema_decay: float = option(0.0, "decay of the weights' moving average; 0: none", low=0, high=1)
+    precision: str = option(
+        "auto", "of the network; auto: float16 on GPU, else float32", choices=PRECISIONS
+    )
+    overflow_limit: int = option(
+        8, "steps in a row that may be skipped for gradients not finite", low=0, graph=False
+    )
 
     @property
     def anchors(self) -> tuple[tuple[int, int], ...]:
