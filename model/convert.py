@@ -162,7 +162,7 @@ def write(output: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     from model.checkpoint import write_part
 
-    rows = [Parameter(Tensor.from_numpy(v), name=name) for name, v in tensors.items()]
+    rows = {name: Parameter(Tensor.from_numpy(v), name=name) for name, v in tensors.items()}
     write_part(output.absolute().parent, output.name, rows)
     descriptor = os.open(output.absolute().parent, os.O_RDONLY)
     try:
