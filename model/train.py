@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from model import backend as backends
-from model.arguments import parse
+from model.arguments import as_run, parse
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
 from model.run import Run, build, cache_root, load_dataset, metrics_file, start, state_after
@@ -49,7 +50,7 @@ def train(config: Config, rank: Rank) -> Path | None:
         backends.join(rank)
     rank.phase("load")
     if rank.rank == 0:
-        for line in config.lines():
+        for line in as_run(config, rank).lines():
             LOGGER.info(line)
     run = build(config, rank, backend, dataset)
     done, final = start(run)
@@ -172,6 +173,7 @@ def evaluate_final(run: Run, checkpoint: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, and end the process if it was a rank of several or failed."""
+    show_help(__doc__, arguments)
     rank = Rank.from_env()
     try:
         train(parse(sys.argv[1:] if arguments is None else arguments), rank)
