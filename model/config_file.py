@@ -22,7 +22,7 @@ from model.origin import printable, shortened
 
 MAX_BYTES = 1 << 18
 MAX_VALUES = 10_000
-MAX_DEPTH = 4  # document, list, pair, number
+MAX_DEPTH = 5  # document, choices, list, pair, number
 DOCUMENTS = ("values", "texts", "choices")
 
 _ALIAS = "alias"
@@ -151,7 +151,7 @@ class _Reader:
         loader = None
         try:
             loader = _Loader(content)
-            roots = []
+            roots: list[Any] = []
             while loader.check_node():
                 roots.append(loader.get_node())
         except (_Refused, yaml.YAMLError, ValueError) as error:

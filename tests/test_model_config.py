@@ -61,6 +61,14 @@ def test_what_is_no_list_is_refused(text: str) -> None:
     assert len(problems(f"--multi_scale={text}")) == 1
 
 
+def test_numbers_have_bounds_even_where_the_table_has_none() -> None:
+    """Python itself refuses to print numbers of thousands of digits."""
+    (found,) = problems(f"--num_classes={'9' * 4300}", "--out_channel=255")
+    assert found.startswith("--num_classes=999") and found.endswith(
+        "expected a whole number, or nothing"
+    )
+
+
 def test_every_mistake_is_told_at_once() -> None:
     """An unknown name with the nearest right one, wrong types and ranges, in one error."""
     found = problems("--per_batch_sise=2", "--lr=fast", "--momentum=2", "--seed=1", "--seed=2",
