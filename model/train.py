@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from model import backend as backends
-from model.arguments import parse
+from model.arguments import as_run, parse
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
 from model.profiling import profiler
@@ -47,7 +48,7 @@ def train(config: Config, rank: Rank) -> Path | None:
         backends.join(rank)
     rank.phase("load")
     if rank.rank == 0:
-        for line in config.lines():
+        for line in as_run(config, rank).lines():
             LOGGER.info(line)
     run = build(config, rank, backend, dataset)
     done, final = start(run)
@@ -177,6 +178,7 @@ def evaluate_final(run: Run, checkpoint: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, and end the process if it was a rank of several or failed."""
+    show_help(__doc__, arguments)
     rank = Rank.from_env()
     try:
         train(parse(sys.argv[1:] if arguments is None else arguments), rank)
