@@ -19,6 +19,7 @@ import numpy as np
 from model import backend as backends
 from model.arguments import parse
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, start_log
 from orchestrator.rank import Rank
@@ -137,6 +138,7 @@ def write_results(result: Evaluation, folder: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 64 for arguments, 65 or 66 for data."""
+    show_help(__doc__, arguments)
     rank = Rank.from_env()
     try:
         run(parse(sys.argv[1:] if arguments is None else arguments), rank)
