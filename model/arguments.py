@@ -125,6 +125,8 @@ def _contradictions(config: Config) -> list[tuple[set[str], str]]:
         (c.eta_min > c.lr, set(), f"eta_min={c.eta_min:g} is above lr={c.lr:g}"),
         (c.warmup_epochs > c.max_epoch, set(),
          f"warmup_epochs={c.warmup_epochs:g} is above max_epoch={c.max_epoch}"),
+        (bool(c.early_stop and not c.evaluate_every), {"early_stop"},
+         f"early_stop={c.early_stop} counts evaluations, and evaluate_every=0 makes none"),
         (bool(c.resume_yolov3 and c.resume_from), set(),
          "resume_yolov3 starts anew from weights, resume_from goes on: give one of them"),
         (c.num_classes is not None and c.out_channel not in (None, 3 * ((c.num_classes or 0) + 5)),
