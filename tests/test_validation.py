@@ -287,6 +287,8 @@ def test_a_run_that_fell_back_decides_as_if_it_had_not_gone_further(gang: Gang) 
     gang.start()
     assert gang.all("begin", 10, gang.save(10)) is False
     assert gang.best == "step-00000010"
+    # Those of steps that are evaluated no more, with another interval, must not count either.
+    assert [e.step for e in History(gang.root / "evaluations").until(99)] == [10]
     assert gang.train([20, 30, 40]) == [40]
     assert gang.detectors[0].asked == ["step-00000020", "step-00000030", "step-00000040"]
     assert gang.best == "step-00000020"
