@@ -20,7 +20,7 @@ FOLDED = ("orchestrator.cli", "orchestrator.jobfile")  # one line each on the ma
 
 RAY = {"cluster.ray_node"}
 RICH = {"orchestrator.cli.plan", "orchestrator.display"}
-MATPLOTLIB = {"model.canvas", "model.plots"}  # the latter for types only
+MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 SUBPROCESS = {
     "cluster.detach",  # a double fork needs a process with one thread
