@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from model.arguments import parse
+from orchestrator.cli.plan import plan
 from orchestrator.jobfile import load
 from orchestrator.spec import DeviceKind, JobSpec
 from orchestrator.support import not_built
@@ -47,7 +50,12 @@ ORIGINAL = {
 
 def job(name: str) -> JobSpec:
     """One of the jobs that stand for a script of the original."""
-    return load(next(file for file in JOBS if file.stem == f"yolov3_res2net50_{name}"))
+    return load(job_file(name))
+
+
+def job_file(name: str) -> Path:
+    """The file of one of these jobs."""
+    return next(file for file in JOBS if file.stem == f"yolov3_res2net50_{name}")
 
 
 @pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
@@ -102,3 +110,32 @@ def test_cpu_jobs_can_be_run_as_they_are(file: Path) -> None:
     spec = load(file)
     if spec.resources.device is DeviceKind.CPU:
         assert not_built(spec) == ()
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_every_job_can_be_planned_on_any_machine(name: str) -> None:
+    """Devices that cannot be looked for are assumed, and the plan says so."""
+    _, _, device, ranks = ORIGINAL[name]
+    done = CliRunner().invoke(plan, [str(job_file(name)), "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert [rank["device"] for rank in document["ranks"]] == [
+        f"{device.value}:{index}" for index in range(ranks)
+    ]
+    assert document["assumed_devices"] is (device is not DeviceKind.CPU)
+    assert any("assumed" in note for note in document["notes"]) is document["assumed_devices"]
+    for index, rank in enumerate(document["ranks"]):
+        assert rank["env"]["DEVICE_ID"] == str(index)
+        if device.visible_variable:
+            shown = ",".join(map(str, range(ranks)))
+            assert rank["env"][device.visible_variable] == shown
+
+
+@pytest.mark.parametrize("name", ["ascend", "gpu", "cpu"])
+def test_evaluation_jobs_equal_the_original_script(name: str) -> None:
+    """The checkpoint, the data and the side of the input are all that it gives."""
+    spec = job(f"eval_{name}")
+    assert dict(spec.args) == {
+        "data_dir": "./dataset/coco2017", "pretrained": "./yolov3.ckpt", "testing_shape": "416",
+    }  # fmt: skip
+    assert (spec.module, spec.resources.ranks) == ("model.evaluate", 1)
