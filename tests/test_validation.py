@@ -30,7 +30,7 @@ from model.history import BEST, Entry, History, decide, point_to_best
 from model.rehearsal_data import Recipe, make
 from model.validation import BATCHES_PER_RANK, Validation, participants
 from orchestrator.rank import Rank
-from tests.runs import Job
+from tests.runs import Job, muster
 
 EPOCH = 10
 IMAGES = 40
@@ -428,6 +428,8 @@ def test_a_run_killed_in_an_evaluation_decides_like_a_calm_one(
     found = outcome(calm)
     assert found["best"] < found["last"] == f"step-{found['evaluations'][-1]['step']:08d}"
     assert len(list((calm.run_dir / "checkpoints").iterdir())) == 3
+    listed = muster("checkpoints", calm.run_dir, "--json").json()["checkpoints"]
+    assert [Path(row["path"]).name for row in listed if row["best"]] == [found["best"]]
     [best] = [row for row in found["evaluations"] if f"step-{row['step']:08d}" == found["best"]]
     assert command_figures(calm, tmp_path) == best["figures"]
     broken = Job(job_file, tmp_path / "broken")
