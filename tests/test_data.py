@@ -25,6 +25,8 @@ from model.data import Batch, ImageCache, TrainingData, read_image
 from model.rehearsal_data import Recipe, make
 from model.sampling import multi_scale_side
 from model.substitutes import Replacement, ReplacementLog
+from model.targets import make_targets
+from model.transforms import augmented, draw_augmentation, sample_generator
 
 DIGEST = """
 import sys
@@ -348,6 +350,25 @@ def test_an_unusable_image_is_replaced_and_told(
     assert batch.image_ids.tolist() == before.image_ids.tolist() and not before.replaced
     np.testing.assert_array_equal(batch.images[1], before.images[1])
     assert not np.array_equal(batch.images[0], before.images[0])
+
+
+def test_a_substitute_has_its_own_boxes_and_the_lost_ones_augmentation(damaged: Path) -> None:
+    """Its targets are those of its boxes, drawn by the generator of the image it stands for."""
+    data = training_data(damaged)
+    victim = data.sample_ids(2)[0]
+    file_of(damaged, victim).unlink()
+    batch = data.batch(2)
+    (replaced,) = batch.replaced
+    [place] = [i for i, image in enumerate(data.dataset.images)
+               if image.id == replaced.substitute_id]  # fmt: skip
+    drawn = draw_augmentation(
+        sample_generator(3, 0, victim), data.dataset.boxes(place), (64, 64), 64, data.augmentation
+    )
+    expected = make_targets(drawn.boxes, 64, SMALL)
+    for found, array in zip(batch.inputs[1:], expected.arrays(), strict=True):
+        np.testing.assert_array_equal(found[0], array)
+    pixels = augmented(read_image(data.dataset.images[place]), drawn, 64)
+    np.testing.assert_array_equal(batch.images[0], pixels)
 
 
 def test_replacements_are_the_same_on_every_path_to_a_step(damaged: Path) -> None:
