@@ -184,7 +184,7 @@ class TrainingData:
         replaced: list[Replacement] = []
         images, targets = self._memory.lend(side)
         # What is small is done for all samples at once: between images, which drive all else from
-        # the processor's caches, it takes three times as long, and other workers wait for Python.
+        # the processor's caches, it takes twice as long, and other workers wait for Python.
         drawn = [self._draw(position, position, epoch, side) for position in positions]
         for place, position in enumerate(positions):
             used, pixels = self._usable(position, epoch, replaced)

@@ -126,7 +126,7 @@ def colour_tables(hue_shift: float, saturation_factor: float, value_factor: floa
 def recolour(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """Put (H, W, 3) uint8 RGB through tables of hue, saturation and value."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    return cv2.cvtColor(cv2.LUT(hsv, tables, hsv), cv2.COLOR_HSV2RGB_FULL, hsv)
+    return cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB_FULL)
 
 
 def _factor(rng: np.random.Generator, limit: float) -> float:
