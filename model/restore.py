@@ -53,9 +53,12 @@ def load(directory: Path, network: nn.Cell, rank: Rank) -> Loaded:
 
     Sizes and sha256 of what is read are compared with the manifest; names, shapes and types must
     be exactly those of `network`. Any problem: `rank.unusable`, which raises CheckpointUnusable.
+    ConfigError for a moving average that one of both has and the other has not.
     """
     try:
         return _load(directory, network, rank.rank)
+    except ConfigError:
+        raise
     except _Unusable as problem:
         rank.unusable(directory, str(problem))
     except (OSError, ValueError, KeyError, TypeError) as error:

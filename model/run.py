@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from model import backend as backends
 from model.config import Config, ConfigError
+from model.data_error import DataError
 from model.journal import LOGGER
 from model.overflow import Overflows
 from model.profiling import STEPS as PROFILED
@@ -131,16 +132,25 @@ def load_dataset(config: Config, rank: Rank) -> CocoDataset:
     from model.restore import category_table
 
     source = checkpoint_to_resume(config, rank)
-    rows = None
     if source is not None:
-        rows = saved_state(source, rank).categories
-    elif config.resume_yolov3 and not config.reset_head:
-        # Classes are matched by id and name: in another order they would be learnt anew.
-        rows = category_table(Path(config.resume_yolov3))
-    table = CategoryTable.from_json(rows) if rows else None
-    return CocoDataset.load(
-        config.data_dir, "train2017", categories=table, may_miss_images=source is not None
-    )
+        table = CategoryTable.from_json(saved_state(source, rank).categories)
+        return CocoDataset.load(
+            config.data_dir, "train2017", categories=table, may_miss_images=True
+        )
+    if not config.resume_yolov3 or config.reset_head:
+        return CocoDataset.load(config.data_dir, "train2017")
+    # Classes are matched by id and name: in another order they would be learnt anew.
+    rows = category_table(Path(config.resume_yolov3))
+    try:
+        return CocoDataset.load(
+            config.data_dir, "train2017", categories=CategoryTable.from_json(rows) if rows else None
+        )
+    except DataError as error:
+        if rows is None:
+            raise
+        way_out = f"{config.resume_yolov3} was trained for other classes? Then add --reset_head=1"
+        problems = [*error.problems, way_out]
+        raise DataError(error.where, problems, error.exit_code, error.total + 1) from error
 
 
 def checkpoint_to_resume(config: Config, rank: Rank) -> Path | None:

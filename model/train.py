@@ -24,6 +24,7 @@ from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
 from model.profiling import profiler
 from model.run import Run, build, cache_root, load_dataset, metrics_file, start, state_after
+from model.validation import Validation
 from orchestrator.rank import Rank, exit_code_of
 
 if TYPE_CHECKING:
@@ -52,13 +53,16 @@ def train(config: Config, rank: Rank) -> Path | None:
             LOGGER.info(line)
     run = build(config, rank, backend, dataset)
     done, final = start(run)
-    if done < run.total_steps:
+    validation = Validation.of(run)
+    training = not validation.begin(done) and done < run.total_steps
+    if training:
         rank.phase("compile")
         compile_graphs(run)
+    if not validation.make_up(done, final) and training:
         rank.phase("train")
-        final = advance(run, done)
-    if config.evaluate_at_end and rank.rank == 0 and final is not None:
-        evaluate_final(run, final)
+        final = advance(run, done, validation)
+    validation.finish(final, run.outputs)
+    draw(run)
     LOGGER.info("==========end training===============")
     return final
 
@@ -95,16 +99,19 @@ def input_shapes(run: Run, side: int) -> tuple[tuple[int, ...], ...]:
     return ((batch, 3, side, side), *truths, *([(batch, run.config.max_box, 4)] * len(HEADS)))
 
 
-def advance(run: Run, done: int) -> Path | None:
-    """Train from global step `done` + 1 to the last; returns the last of the checkpoints."""
-    config, rank = run.config, run.rank
+def advance(run: Run, done: int, validation: Validation) -> Path | None:
+    """Train from global step `done` + 1 to the last; returns the last of the checkpoints.
+
+    The last is `total_steps`, or an earlier one after which `validation` ends the training.
+    """
+    config, rank, total = run.config, run.rank, run.total_steps
     images = config.per_batch_size * rank.size
     progress = Progress(
         config.log_interval, run.data.steps_per_epoch, images, sums=rank.rank == 0
     )  # fmt: skip
     metrics = Metrics(metrics_file(run), rank.attempt)
     latest = None
-    source = run.data.iterate(done, run.total_steps, config.data_workers)
+    source = run.data.iterate(done, total, config.data_workers)
     profile = profiler(run.outputs / "profile", run.backend, wanted=config.need_profiler)
     with contextlib.closing(source) as batches, profile as profiled:
         for batch, waited in timed(batches):
@@ -115,7 +122,7 @@ def advance(run: Run, done: int) -> Path | None:
             outcome = run.network.train(batch.inputs, rate)
             seconds = time.monotonic() - since
             run.overflows.note(step, skipped=outcome.skipped)
-            rank.step(step, loss=outcome.loss, images=config.per_batch_size, total=run.total_steps)
+            rank.step(step, loss=outcome.loss, images=config.per_batch_size, total=total)
             progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
                 step=step, epoch=run.data.epoch_of(step - 1), loss=outcome.loss,
@@ -126,8 +133,10 @@ def advance(run: Run, done: int) -> Path | None:
                 images_replaced=len(batch.replaced),
             )  # fmt: skip
             profiled()
-            if step % run.checkpoint_every == 0 or step == run.total_steps:
+            if step % run.checkpoint_every == 0 or step == total or validation.due(step):
                 latest = save(run, step)
+                if validation.after(step, latest):
+                    break
     metrics.close()
     LOGGER.info("%s; %s", run.overflows.account(), run.data.replacements.account())
     return latest
@@ -160,20 +169,19 @@ def save(run: Run, step: int) -> Path:
     return directory
 
 
-def evaluate_final(run: Run, checkpoint: Path) -> None:
-    """Evaluate the final checkpoint, as it lies on disk, on the held-out images.
+def draw(run: Run) -> None:
+    """Draw the course of the training; a picture that fails is not worth a run."""
+    from model.plots import PICTURE, plot_training
 
-    The other ranks have left by now. That does not disturb this one as long as MindSpore's node
-    time-out (MS_NODE_TIMEOUT, which muster sets to days) is longer than the evaluation.
-    """
-    from model.evaluate import evaluate, write_results
-
-    run.rank.phase("evaluate")
-    result = evaluate(run.config, checkpoint)
-    write_results(result, run.outputs)
-    table = result.figures.table()
-    LOGGER.info("\n%s", table)
-    run.rank.report("evaluation", table)
+    metrics = metrics_file(run)
+    if metrics is None or not metrics.exists():
+        return
+    try:
+        plot_training(metrics, metrics.with_name(PICTURE), run.rank.job)
+    except (DataError, OSError) as error:
+        LOGGER.warning("the course of the training was not drawn: %s", error)
+    else:
+        LOGGER.info("the course of the training: %s", metrics.with_name(PICTURE))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
