@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -23,7 +22,7 @@ from model.transforms import AugmentationSettings
 from model.yolo import YoloV3
 
 SIDE = 64
-STEPS = 150
+STEPS = 100
 CONFIG = parse([
     "--res2net_block=1,1,1,1", "--res2net_in_channels=16,32,32,64",
     "--res2net_out_channels=32,32,64,128", "--backbone_shape=16,16,32,64,128",
@@ -31,7 +30,7 @@ CONFIG = parse([
     "--anchor_scales=6,6,9,9,13,13,18,18,24,24,30,30,38,38,46,46,56,56",
     "--per_batch_size=4", "--lr=0.01",
 ])  # fmt: skip
-LEFT_OF_LOSS = 0.02
+LEFT_OF_LOSS = 0.001
 SURE = 0.5
 MATCH = 0.7
 
@@ -83,6 +82,19 @@ def objects(batch: Batch) -> list[tuple[int, int, np.ndarray]]:
     return found
 
 
+def least_loss(batch: Batch) -> float:
+    """What no network can avoid: the cross entropy of an offset with itself, for want of 0 or 1."""
+    total = 0.0
+    for head in HEADS:
+        truth = getattr(batch, f"y_true_{head}").astype(np.float64)
+        grid = truth.shape[1]
+        cells = truth[truth[..., 4] == 1.0]
+        offset = np.clip(cells[:, :2] * grid % 1.0, 1e-12, 1 - 1e-12)
+        entropy = -(offset * np.log(offset) + (1 - offset) * np.log(1 - offset))
+        total += float(((2 - cells[:, 2] * cells[:, 3]) * entropy.sum(axis=1)).sum())
+    return total / len(batch.images)
+
+
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two boxes x, y, w, h."""
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[:2] + a[2:], b[:2] + b[2:])
@@ -91,8 +103,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_the_loss_of_one_batch_goes_to_nearly_nothing(memorised: Memorised) -> None:
-    """After 150 steps less than 2 % of the first loss is left."""
-    assert memorised.losses[-1] < LEFT_OF_LOSS * memorised.losses[0]
+    """After 100 steps a thousandth of the first loss is left at most, beyond the unavoidable."""
+    beyond = memorised.losses[-1] - least_loss(memorised.batch)
+    assert 0.0 < beyond < LEFT_OF_LOSS * memorised.losses[0]
 
 
 def test_what_was_learned_by_heart_is_detected(memorised: Memorised) -> None:
