@@ -1,137 +1,165 @@
-"""Reading `--name=value` arguments into a Config; every mistake is told at once."""
+"""Reading a Config: the command line goes before the file, the file before the defaults.
+
+Every mistake of both is told at once, with its place.
+"""
 
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import Field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
-from model.architecture import STRIDES
-from model.config import Config, ConfigError, Integers
+from model.config import PARAMETERS, Config, ConfigError
+from model.config_file import REFUSED, ConfigFile, Entry, Scalar, Tree, read_file, scalars
+from model.contradictions import contradictions
+from model.origin import COMMAND_LINE, MUSTER, Origin, shortened
+from model.values import as_written, read_value
+from orchestrator.rank import Rank
+
+ROWS = {row.name: row for row in PARAMETERS}
+TYPES = get_type_hints(Config)
+
+PLACEHOLDERS = {
+    "data_dir": "/cache/data/coco2014/",
+    "pretrained_backbone": "/cache/checkpoint_path/0-148_92000.ckpt",
+    "data_path": "/cache/data",
+    "output_path": "/cache/train",
+    "load_path": "/cache/checkpoint_path",
+}
+"""Paths in the original's own file, which exist on ModelArts only: in a file they mean none."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as somebody wrote it: for which parameter, and where."""
+
+    name: str
+    tree: Tree
+    origin: Origin
+
+    def __str__(self) -> str:
+        """The head of a message about it."""
+        return self.origin.says(self.name, as_written(self.tree))
 
 
 def parse(arguments: Iterable[str]) -> Config:
-    """Read `--name=value` arguments. Raises ConfigError with every mistake."""
-    rows = {row.name: row for row in fields(Config)}
-    types = get_type_hints(Config)
-    values: dict[str, Any] = {}
+    """Read `--name=value` arguments and the file that `--config_path` names.
+
+    Raises ConfigError with every mistake of both, and of what does not go together.
+    """
     problems: list[str] = []
-    for argument in arguments:
-        name, equals, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals:
-            problems.append(f"{argument!r}: expected --name=value")
-        elif name not in rows:
-            problems.append(_unknown(name, rows))
-        elif name in values:
-            problems.append(f"--{name} is given twice")
+    words = _from_words(arguments, problems)
+    file = _named_file(words, problems)
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    unread: set[str] = set()
+    for given in [*_from_file(file, problems), *words.values()]:
+        if REFUSED in scalars(given.tree):
+            unread.add(given.name)
+            continue
+        try:
+            values[given.name] = read_value(given.tree, TYPES[given.name], _limits(given.name))
+        except ValueError as error:
+            problems.append(f"{given}: {error}")
+            unread.add(given.name)
         else:
-            values[name] = _read(text, types[name], rows[name], problems)
-    good = {name: value for name, value in values.items() if value is not _BAD}
-    config = replace(Config(), **good)
-    problems += [problem for names, problem in _contradictions(config) if names <= good.keys()]
+            origins[given.name] = given.origin
+            unread.discard(given.name)
+    config = replace(Config(), **values, origins=origins)
+    problems += _not_chosen(config, file)
+    problems += contradictions(config, unread)
     if problems:
         raise ConfigError(problems)
     return config
 
 
-_BAD = object()
+def as_run(config: Config, rank: Rank) -> Config:
+    """`config` with what muster decides for this rank in place of what was asked for."""
+    if not rank.active:
+        return config
+    decided: dict[str, Any] = {"rank": rank.rank, "group_size": rank.size}
+    target = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}.get(rank.backend)
+    if target:
+        decided["device_target"] = target
+    if rank.checkpoint_every:
+        decided["ckpt_interval"] = rank.checkpoint_every
+    return config.changed(MUSTER, **decided)
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"--{name}: no such parameter" + (f"; did you mean --{near[0]}?" if near else "")
+def _limits(name: str) -> Mapping[str, Any]:
+    return ROWS[name].metadata
 
 
-def _read(text: str, kind: Any, row: Field[Any], problems: list[str]) -> Any:
-    expected, reader = _READERS[kind]
-    try:
-        value = reader(text)
-    except ValueError:
-        problems.append(f"--{row.name}={text}: expected {expected}")
-        return _BAD
-    complaint = _out_of_range(value, row.metadata)
-    if complaint:
-        problems.append(f"--{row.name}={text}: {complaint}")
-        return _BAD
-    return value
+def _from_words(arguments: Iterable[str], problems: list[str]) -> dict[str, Given]:
+    words: dict[str, Given] = {}
+    for argument in arguments:
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            problems.append(f"{shortened(argument)!r}: expected --name=value")
+        elif name not in ROWS:
+            problems.append(f"--{_unknown(name, '--')}")
+        elif name in words:
+            problems.append(f"--{name} is given twice")
+        else:
+            words[name] = Given(name, Scalar(text), COMMAND_LINE)
+    return words
 
 
-def _out_of_range(value: Any, limits: Any) -> str:
-    choices = limits["choices"]
-    if choices:
-        return "" if value in choices else f"expected one of {', '.join(map(str, choices))}"
-    for number in value if isinstance(value, tuple) else (value,):
-        if not isinstance(number, int | float):
-            continue
-        if not limits["low"] <= number <= limits["high"]:
-            return f"must lie between {limits['low']:g} and {limits['high']:g}"
-        if number <= limits["above"]:
-            return f"must be above {limits['above']:g}"
-    return ""
+def _unknown(name: str, dashes: str = "") -> str:
+    near = difflib.get_close_matches(name[:64], ROWS, n=1)
+    hint = f"; did you mean {dashes}{near[0]}?" if near else ""
+    return f"{shortened(name)}: no such parameter{hint}"
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _flag(text: str) -> bool:
-    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in known:
-        raise ValueError(text)
-    return known[text.lower()]
-
-
-def _integers(text: str) -> Integers:
-    return tuple(int(part) for part in text.strip("[]()").split(",") if part.strip())
-
-
-def _optional(text: str) -> int | None:
-    return int(text) if text else None
-
-
-_READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    int: ("a whole number", int),
-    float: ("a number", _number),
-    bool: ("1 or 0, true or false", _flag),
-    str: ("text", str),
-    Integers: ("whole numbers with commas between them", _integers),
-    int | None: ("a whole number, or nothing", _optional),
-}
-
-
-def _contradictions(config: Config) -> list[tuple[set[str], str]]:
-    """What does not go together: (names that must all be readable, what is wrong)."""
-    c = config
-    coarsest = STRIDES["l"]
-    sides = [("training_shape", c.training_shape), ("testing_shape", c.testing_shape)]
-    sides += [("multi_scale", side) for side in c.multi_scale]
-    sides += [("test_img_shape", side) for side in c.test_img_shape]
-    found = [
-        ({name}, f"--{name}: side {side} is not a positive multiple of {coarsest}")
-        for name, side in sides
-        if side is not None and (side <= 0 or side % coarsest)
+def _named_file(words: Mapping[str, Given], problems: list[str]) -> ConfigFile:
+    given = words.get("config_path")
+    path = "" if given is None else as_written(given.tree)
+    if not path or "\0" in path:  # which is told with the values
+        return ConfigFile("")
+    file = read_file(path)
+    problems += file.problems
+    problems += [
+        f"{file.name}:{entry.line}: {_unknown(name)}"
+        for document in (file.values, file.texts, file.choices)
+        for name, entry in document.items()
+        if name not in ROWS and REFUSED not in scalars(entry.tree)
     ]
-    rules = [
-        (not c.multi_scale, {"multi_scale"}, "--multi_scale is empty"),
-        (len(set(c.test_img_shape)) != 1 or len(c.test_img_shape) > 2, {"test_img_shape"},
-         f"--test_img_shape={c.test_img_shape}: only squares can be evaluated"),
-        (len(c.anchor_scales) != 18, {"anchor_scales"},
-         f"--anchor_scales has {len(c.anchor_scales)} numbers, not 18"),
-        (c.eta_min > c.lr, set(), f"eta_min={c.eta_min:g} is above lr={c.lr:g}"),
-        (c.warmup_epochs > c.max_epoch, set(),
-         f"warmup_epochs={c.warmup_epochs:g} is above max_epoch={c.max_epoch}"),
-        (bool(c.resume_yolov3 and c.resume_from), set(),
-         "resume_yolov3 starts anew from weights, resume_from goes on: give one of them"),
-        (c.num_classes is not None and c.out_channel not in (None, 3 * ((c.num_classes or 0) + 5)),
-         set(), f"out_channel={c.out_channel} contradicts num_classes={c.num_classes}"),
-        (c.enable_modelarts, set(), "enable_modelarts: ModelArts is not supported"),
-        (c.need_profiler, set(), "need_profiler: not built yet"),
-        (not c.is_save_on_master, set(),
-         "is_save_on_master=0: a checkpoint always holds every rank's statistics; leave it at 1"),
-    ]  # fmt: skip
-    return found + [(names, text) for wrong, names, text in rules if wrong]
+    return file
+
+
+def _from_file(file: ConfigFile, problems: list[str]) -> Iterator[Given]:
+    for name, entry in file.values.items():
+        if name not in ROWS:
+            continue
+        place = f"{file.name}:{entry.line}"
+        written = as_written(entry.tree)
+        if name == "config_path" and written:
+            problems.append(f"{place}: {name}: a file cannot name another; leave it out")
+        elif written == PLACEHOLDERS.get(name):
+            note = f"{written} is a place on ModelArts, taken for none"
+            yield Given(name, Scalar(""), Origin("file", place, note))
+        else:
+            yield Given(name, entry.tree, Origin("file", place))
+
+
+def _not_chosen(config: Config, file: ConfigFile) -> Iterator[str]:
+    """What contradicts the file's third document: the values that may be chosen."""
+    for name, entry in file.choices.items():
+        if name not in ROWS or REFUSED in scalars(entry.tree):
+            continue
+        place = f"{file.name}:{entry.line}: {name}"
+        try:
+            chosen = _choices(name, entry)
+        except ValueError as error:
+            yield f"{place}: {error}"
+        else:
+            if name in config.origins and getattr(config, name) not in chosen:
+                shown = shortened(as_written(entry.tree))
+                yield f"{config.written(name)}: {file.name}:{entry.line} allows {shown}"
+
+
+def _choices(name: str, entry: Entry) -> list[Any]:
+    if isinstance(entry.tree, Scalar):
+        raise ValueError("expected a list of the values that may be chosen")
+    return [read_value(item, TYPES[name], _limits(name)) for item in entry.tree]

@@ -1,7 +1,8 @@
 """Checkpoints: directories that are complete or not there at all.
 
 `step-00000040/` holds `model.ckpt` (every parameter, momentum and rank 0's statistics, under the
-original's names), `rank-K.ckpt` (the batch-normalisation statistics of rank K > 0, which each
+original's names), `ema.ckpt` (their moving average, if there is one, under the network's names),
+`rank-K.ckpt` (the batch-normalisation statistics of rank K > 0, which each
 rank has its own of), `state.json`, and `MANIFEST.json` with size and sha256 of the others.
 
 All ranks write into one directory aside, whose name holds the attempt; each part appears under
@@ -28,12 +29,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
+from model.averaging import PREFIX as AVERAGED
 from model.whole_file import sync
 
 FORMAT = 1
 MODEL = "model.ckpt"
+AVERAGE = "ema.ckpt"
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
+PREFIX = "yolo_network."
 STATISTICS = (".moving_mean", ".moving_variance")
 WAIT_SECONDS = 600.0
 
@@ -47,9 +51,10 @@ def part_of(rank: int) -> str:
     return MODEL if rank == 0 else f"rank-{rank}.ckpt"
 
 
-def parts_of(world_size: int) -> list[str]:
+def parts_of(world_size: int, *, averaged: bool = False) -> list[str]:
     """Every file of a checkpoint but the manifest."""
-    return [*(part_of(rank) for rank in range(world_size)), STATE]
+    average = [AVERAGE] if averaged else []
+    return [*(part_of(rank) for rank in range(world_size)), *average, STATE]
 
 
 @dataclass(frozen=True)
@@ -111,17 +116,19 @@ class CheckpointWriter:
         aside = self.directory / f".step-{state.step:08d}.attempt-{self.attempt:03d}.tmp"
         self.directory.mkdir(parents=True, exist_ok=True)
         aside.mkdir(exist_ok=True)
-        parameters = list(network.get_parameters())
-        if self.rank:
-            parameters = statistics_of(parameters)
-        write_part(aside, part_of(self.rank), parameters)
+        parameters, averages = split_average(network)
+        share = statistics_of(parameters) if self.rank else parameters
+        write_part(aside, part_of(self.rank), share)
         if self.rank:
             self._await(lambda: final.is_dir() and not aside.is_dir(), lambda: [0])
             return final
+        if averages:
+            write_part(aside, AVERAGE, averages)
         write_json(aside / STATE, asdict(state))
         self._await(lambda: not _missing(aside, self.world_size),
                     lambda: _missing(aside, self.world_size))  # fmt: skip
-        write_manifest(aside, state.step, self.world_size)
+        parts = parts_of(self.world_size, averaged=bool(averages))
+        write_manifest(aside, state.step, self.world_size, parts)
         _publish(aside, final)
         return final
 
@@ -137,25 +144,42 @@ class CheckpointWriter:
             time.sleep(_POLL_SECONDS)
 
 
-def statistics_of(parameters: Sequence[Parameter]) -> list[Parameter]:
+def split_average(network: nn.Cell) -> tuple[dict[str, Parameter], dict[str, Parameter]]:
+    """Parameters by name, and those of the moving average by the name of what they follow.
+
+    The latter is without the prefix of a training checkpoint, as a file of weights alone is.
+    """
+    own: dict[str, Parameter] = {}
+    averages: dict[str, Parameter] = {}
+    for parameter in network.get_parameters():
+        name = parameter.name
+        if name.startswith(AVERAGED):
+            averages[name.removeprefix(AVERAGED).removeprefix(PREFIX)] = parameter
+        else:
+            own[name] = parameter
+    return own, averages
+
+
+def statistics_of(parameters: dict[str, Parameter]) -> dict[str, Parameter]:
     """Those parameters that differ between ranks: batch normalisation's moving statistics."""
-    return [parameter for parameter in parameters if parameter.name.endswith(STATISTICS)]
+    return {name: row for name, row in parameters.items() if name.endswith(STATISTICS)}
 
 
-def write_part(directory: Path, name: str, parameters: Sequence[Parameter]) -> None:
+def write_part(directory: Path, name: str, parameters: dict[str, Parameter]) -> None:
     """Write a MindSpore checkpoint file that appears under `name` whole and on disk, or not.
 
-    Raises FloatingPointError for a parameter that is not finite, OSError (ENOSPC, ...).
+    `parameters` go by their names in the file. Raises FloatingPointError for one that is not
+    finite, OSError (ENOSPC, ...).
     """
-    for parameter in parameters:
+    for parameter in parameters.values():
         if not np.isfinite(parameter.asnumpy()).all():
             raise FloatingPointError(f"{parameter.name} is not finite: no checkpoint is written")
     partial = directory / f".{Path(name).stem}.partial.ckpt"
-    rows = [{"name": parameter.name, "data": parameter} for parameter in parameters]
+    rows = [{"name": called, "data": parameter} for called, parameter in parameters.items()]
     try:
         ms.save_checkpoint(rows, str(partial))
         # MindSpore only logs a failed rename; and a file nobody else may read is of little use.
-        expected = sum(parameter.nbytes for parameter in parameters)
+        expected = sum(parameter.nbytes for parameter in parameters.values())
         if not partial.is_file() or partial.stat().st_size < expected:
             raise OSError(errno.EIO, "MindSpore left no whole file", str(partial))
         partial.chmod(0o644)
@@ -183,10 +207,10 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
-def write_manifest(directory: Path, step: int, world_size: int) -> None:
-    """Write MANIFEST.json for the parts that lie in `directory`."""
+def write_manifest(directory: Path, step: int, world_size: int, parts: Sequence[str]) -> None:
+    """Write MANIFEST.json for the `parts` that lie in `directory`."""
     files = {}
-    for name in parts_of(world_size):
+    for name in parts:
         size, digest = measure(directory / name)
         files[name] = {"size": size, "sha256": digest}
     manifest = {"format": FORMAT, "step": step, "world_size": world_size, "files": files}
@@ -222,6 +246,20 @@ def link_original_name(checkpoint: Path, folder: Path, epoch: int, step: int) ->
     except OSError:
         link.symlink_to(source.resolve())
     return link
+
+
+def save_own_copy(network: nn.Cell, checkpoint: Path, folder: Path, name: str) -> None:
+    """Write all parameters of this rank as `name` below `folder`, beside the common checkpoint.
+
+    For users of `is_save_on_master=0`. Earlier copies go with the checkpoints they belong to.
+    Raises as `write_part`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*-*_*.ckpt"):
+        step = old.stem.rpartition("_")[2]
+        if step.isdigit() and not (checkpoint.parent / f"step-{int(step):08d}").exists():
+            old.unlink(missing_ok=True)
+    write_part(folder, name, split_average(network)[0])
 
 
 def _missing(aside: Path, world_size: int) -> list[int]:

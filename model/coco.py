@@ -16,6 +16,7 @@ import numpy as np
 from model.categories import Category, CategoryTable
 from model.coco_scan import CocoImage, SplitScan, scan
 from model.data_error import DataError, Problems
+from model.image_file import MISSING
 
 __all__ = ["SPLITS", "Category", "CategoryTable", "CocoDataset", "CocoImage", "DataError"]
 
@@ -76,15 +77,18 @@ class CocoDataset:
         categories: CategoryTable | None = None,
         training: bool | None = None,
         annotation_file: str | Path | None = None,
+        may_miss_images: bool = False,
     ) -> CocoDataset:
         """Read ``split`` ("train2017" or "val2017") of ``data_dir``.
 
         ``categories`` is the table that the network was built for: this split's categories must be
         among them by id and name, whatever their order. ``training`` says whether crowds and empty
         images are left out (default: for "train2017"). ``annotation_file`` replaces the usual one.
+        Image files that are not there are a mistake unless ``may_miss_images``.
         Raises DataError with every mistake found.
         """
-        problems = Problems(f"{data_dir} ({split})")
+        tolerated = (MISSING,) if may_miss_images else ()
+        problems = Problems(f"{data_dir} ({split})", tolerated=tolerated)
         found = scan(
             data_dir, split, problems, categories=categories, annotation_file=annotation_file
         )

@@ -3,8 +3,10 @@
 MindSpore's own cache looks at the entry script only and numbers graphs in the order of their
 compilation: it loads a stale graph, or that of another shape, without noticing. So every digest
 of all that a graph depends on has a directory of its own here, and shapes are compiled in one
-canonical order. Rank 0 compiles into a directory aside and renames it; the other ranks wait and
-load copies. A publisher that dies leaves a directory aside, which the next one removes.
+canonical order. It also keeps to the first directory that a process gives it: a process can use
+one digest (that of training; the graph for evaluation is compiled anew). Rank 0 compiles into a
+directory aside and renames it; the other ranks wait and load copies. A publisher that dies leaves
+a directory aside, which the next one removes.
 """
 
 from __future__ import annotations

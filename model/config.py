@@ -1,7 +1,8 @@
 """The configuration of training and evaluation: one typed, frozen value.
 
 Names and defaults are those of the original's default_config.yaml (its /cache paths are empty
-here), followed by our own. `model.arguments` reads it. Plain values, no MindSpore.
+here), followed by our own. `model.arguments` reads it; `python -m model.config [--name=value ...]`
+prints it, `--json` for programs. Plain values, no MindSpore.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from model.architecture import Architecture
+from model.origin import DEFAULT, PROGRAM, Origin, as_yaml
 
 SCHEDULERS = (
     "exponential",
@@ -45,14 +48,19 @@ def option(
     low: float = -math.inf,
     above: float = -math.inf,
     high: float = math.inf,
+    below: float = math.inf,
+    pairs: str = "",
     graph: bool = True,
 ) -> Any:
     """One row of the table of parameters.
 
-    The value lies in `choices` or in [low, high] and above `above`. `graph=False` says that it
-    changes neither the compiled graph nor the course of training: paths, intervals, logging.
+    The value lies in `choices`, or in [low, high], above `above` and below `below`. A list may be
+    written as pairs: "joined" one after the other, or "square" where each stands for its side.
+    `graph=False` says that it changes neither the compiled graph nor the course of training:
+    paths, intervals, logging.
     """
-    limits = {"choices": tuple(choices), "low": low, "above": above, "high": high}
+    limits = {"choices": tuple(choices), "low": low, "above": above, "high": high, "below": below}
+    limits["pairs"] = pairs
     return field(default=default, metadata={"meaning": meaning, "graph": graph, **limits})
 
 
@@ -64,6 +72,8 @@ def path(meaning: str, default: str = "") -> Any:
 @dataclass(frozen=True)
 class Config:
     """Every parameter of the trainer, of evaluation and of their helpers."""
+
+    config_path: str = path("YAML file of parameters; the command line goes before it")
 
     # Platform
     device_target: str = option("Ascend", "device, where muster does not say", choices=TARGETS)
@@ -88,7 +98,9 @@ class Config:
     data_dir: str = path("folder with train2017, val2017 and annotations")
     per_batch_size: int = option(32, "images per rank and step", low=1)
     training_shape: int | None = option(None, "one fixed side of the input; empty: multi-scale")
-    multi_scale: Integers = option(tuple(range(320, 609, 32)), "sides to draw from", low=1)
+    multi_scale: Integers = option(
+        tuple(range(320, 609, 32)), "sides to draw from", low=1, pairs="square"
+    )
     resize_rate: int = option(1, "batches of one size in multi-scale training", low=1)
     max_box: int = option(50, "boxes per image", low=1)
     hue: float = option(0.1, "largest shift of hue", low=0)
@@ -111,6 +123,7 @@ class Config:
         (10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326),
         "nine anchors as width,height pairs in pixels of the input",
         low=1,
+        pairs="joined",
     )
     ignore_threshold: float = option(0.7, "overlap from which a cell is excused", above=0, high=1)
 
@@ -174,13 +187,16 @@ class Config:
     )
     reset_head: bool = option(False, "draw heads anew if resume_yolov3 has others", graph=False)
     clip_norm: float = option(0.0, "largest norm of the mean gradient; 0: any", low=0)
-    ema_decay: float = option(0.0, "decay of the weights' moving average; 0: none", low=0, high=1)
+    ema_decay: float = option(0.0, "decay of the weights' moving average; 0: none", low=0, below=1)
     precision: str = option(
         "auto", "of the network; auto: float16 on GPU, else float32", choices=PRECISIONS
     )
     overflow_limit: int = option(
         8, "steps in a row that may be skipped for gradients not finite", low=0, graph=False
     )
+
+    origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, repr=False)
+    """Where the values come from that are no defaults; no parameter itself."""
 
     @property
     def anchors(self) -> tuple[tuple[int, int], ...]:
@@ -221,20 +237,50 @@ class Config:
         """The number of classes, `in_data` by the category table; raises ConfigError."""
         problems = []
         if self.num_classes not in (None, in_data):
-            problems.append(f"num_classes={self.num_classes}: the data has {in_data} categories")
+            problems.append(f"{self.written('num_classes')}: the data has {in_data} categories")
         if self.out_channel not in (None, 3 * (in_data + 5)):
             needed = 3 * (in_data + 5)
-            problems.append(f"out_channel={self.out_channel}: {in_data} categories need {needed}")
+            problems.append(f"{self.written('out_channel')}: {in_data} categories need {needed}")
         if problems:
             raise ConfigError(problems)
         return in_data
 
+    def origin(self, name: str) -> Origin:
+        """Where the value of the parameter `name` comes from."""
+        is_default = getattr(self, name) == getattr(Config, name)
+        return self.origins.get(name, DEFAULT if is_default else PROGRAM)
+
+    def written(self, name: str) -> str:
+        """The parameter `name` with value and place, as the head of a message."""
+        value = getattr(self, name)
+        return self.origin(name).says(name, value if isinstance(value, str) else as_yaml(value))
+
+    def changed(self, origin: Origin, **values: Any) -> Config:
+        """This configuration with other values, which come from `origin`."""
+        return replace(self, **values, origins={**self.origins, **dict.fromkeys(values, origin)})
+
     def fingerprint(self) -> str:
-        """A digest of everything that changes the course of training; paths do not."""
-        table = {row.name: row for row in fields(self)}
-        values = {name: v for name, v in asdict(self).items() if table[name].metadata["graph"]}
+        """A digest of everything that changes the course of training; paths and origins do not."""
+        values = {row.name: getattr(self, row.name) for row in PARAMETERS if row.metadata["graph"]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def lines(self) -> list[str]:
-        """Every argument with its value, for the head of a log."""
-        return [f"{name}: {value}" for name, value in asdict(self).items()]
+        """Every argument with value and origin, for the head of a log: a configuration file."""
+        return [
+            f"{_assignment(row.name, getattr(self, row.name)):<44} # {self.origin(row.name)}"
+            for row in PARAMETERS
+        ]
+
+
+def _assignment(name: str, value: Any) -> str:
+    # A file cannot name another file.
+    return f"{'# ' if name == 'config_path' else ''}{name}: {as_yaml(value)}"
+
+
+PARAMETERS: tuple[Field[Any], ...] = tuple(row for row in fields(Config) if row.metadata)
+"""The table of parameters: one row each, its meaning and limits in `metadata`."""
+
+if __name__ == "__main__":
+    from model.config_report import main
+
+    sys.exit(main())

@@ -23,6 +23,7 @@ from model import donors
 from model.architecture import Architecture
 from model.arguments import parse
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.donor_account import BACKBONE, Account, account_of
 from model.donors import Shape
 
@@ -162,7 +163,7 @@ def write(output: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     from model.checkpoint import write_part
 
-    rows = [Parameter(Tensor.from_numpy(v), name=name) for name, v in tensors.items()]
+    rows = {name: Parameter(Tensor.from_numpy(v), name=name) for name, v in tensors.items()}
     write_part(output.absolute().parent, output.name, rows)
     descriptor = os.open(output.absolute().parent, os.O_RDONLY)
     try:
@@ -185,6 +186,7 @@ def _check_places(source: Path, output: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 64 for arguments, 65 for a donor that does not fit, 66 unread."""
+    show_help(__doc__, arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     allow = [word.removeprefix("--allow=") for word in words if word.startswith("--allow=")]

@@ -49,14 +49,18 @@ class Problems:
     messages: list[str] = field(default_factory=list)
     total: int = 0
     exit_code: int = EXIT_WRONG_CONTENT
+    tolerated: tuple[str, ...] = ()
 
     def add(
         self, message: str, *, kind: str = "", image_id: int | None = None, missing: bool = False
     ) -> None:
         """Note one mistake; ``missing`` if something is not there or cannot be read.
 
-        ``kind`` and ``image_id`` are for a collector that sorts (:mod:`model.data_check`).
+        ``kind`` and ``image_id`` are for a collector that sorts (:mod:`model.data_check`);
+        a ``tolerated`` kind is none.
         """
+        if kind in self.tolerated:
+            return
         self.total += 1
         if len(self.messages) < MESSAGES_SHOWN:
             self.messages.append(message)

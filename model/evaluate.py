@@ -7,25 +7,29 @@ run to run.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from model import backend as backends
 from model.arguments import parse
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, start_log
 from orchestrator.rank import Rank
 
 if TYPE_CHECKING:
-    from model.coco import CocoDataset
+    from model.coco import CategoryTable, CocoDataset
     from model.coco_eval import CocoFigures
+    from model.decode import DetectionNetwork
 
 FIGURES = "evaluation.json"
 
@@ -39,18 +43,82 @@ class Evaluation:
     seconds: float
 
 
+class Detector:
+    """The network that finds the objects of a data set: built and compiled once, loaded often."""
+
+    def __init__(self, config: Config, dataset: CocoDataset) -> None:
+        """Note what is to be done; the network is made when it is first needed."""
+        self.config = config
+        self.dataset = dataset
+
+    @property
+    def batches(self) -> int:
+        """How many batches the data set makes."""
+        return math.ceil(len(self.dataset) / self._batch_size)
+
+    def detect(self, checkpoint: Path, first: int = 0, every: int = 1) -> np.ndarray:
+        """Rows (n, 7) of `model.decode.DETECTION_COLUMNS` for the images of some batches.
+
+        Those are the batches `first`, `first + every`, and so on: whole ones, as an image's
+        detections depend on its batch. Rows are in the order of the images, which is that of their
+        ids. Raises ConfigError for a checkpoint that does not fit.
+        """
+        from mindspore import Tensor
+
+        from model.decode import DETECTION_COLUMNS, detections
+        from model.restore import load_weights
+
+        load_weights(checkpoint, self._network.yolo_network)
+        found = [np.zeros((0, DETECTION_COLUMNS))]
+        sizes = self.config.testing_side, self._batch_size
+        for positions, images in batches(self.dataset, *sizes, first=first, every=every):
+            heads = self._network(Tensor.from_numpy(images))
+            chosen = [self.dataset.images[position] for position in positions]
+            found.append(
+                detections(
+                    [head.asnumpy()[: len(positions)] for head in heads],
+                    [image.id for image in chosen],
+                    [(image.width, image.height) for image in chosen],
+                    self.dataset.categories.ids,
+                    confidence=self.config.eval_ignore_threshold,
+                    overlap=self.config.nms_thresh,
+                )
+            )
+        return np.concatenate(found)
+
+    def measure(self, rows: np.ndarray, since: float) -> Evaluation:
+        """Compare the detections (n, 7) of all images with the annotations.
+
+        `since` is when the evaluation began (monotonic s).
+        """
+        from model.coco_eval import evaluate_detections
+
+        figures = evaluate_detections(self.dataset.annotation_file, rows, self.dataset.image_ids)
+        return Evaluation(figures, rows, time.monotonic() - since)
+
+    @property
+    def _batch_size(self) -> int:
+        # A batch is never larger than the data set.
+        return min(self.config.per_batch_size, len(self.dataset))
+
+    @cached_property
+    def _network(self) -> DetectionNetwork:
+        from model.decode import Decoder, DetectionNetwork
+        from model.yolo import YoloV3
+
+        config = self.config
+        architecture = config.architecture(config.classes(len(self.dataset.categories)))
+        return DetectionNetwork(YoloV3(architecture), Decoder(architecture))
+
+
 def evaluate(config: Config, checkpoint: Path) -> Evaluation:
     """Detect the objects of val2017 and measure against its annotations.
 
     Raises ConfigError for a checkpoint that does not fit, DataError for the data.
     """
-    from model.coco_eval import evaluate_detections
-
     since = time.monotonic()
-    dataset = load_held_out(config, checkpoint)
-    rows = detect(config, checkpoint, dataset)
-    figures = evaluate_detections(dataset.annotation_file, rows, dataset.image_ids)
-    return Evaluation(figures, rows, time.monotonic() - since)
+    detector = Detector(config, load_held_out(config, checkpoint))
+    return detector.measure(detector.detect(checkpoint), since)
 
 
 def load_held_out(config: Config, checkpoint: Path) -> CocoDataset:
@@ -58,61 +126,42 @@ def load_held_out(config: Config, checkpoint: Path) -> CocoDataset:
 
     Without a table beside the checkpoint (a file of the original), the order of the data is used.
     """
-    from model.coco import CategoryTable, CocoDataset
+    from model.coco import CategoryTable
     from model.restore import category_table
 
     rows = category_table(checkpoint)
+    return held_out(config, CategoryTable.from_json(rows) if rows else None)
+
+
+def held_out(config: Config, categories: CategoryTable | None) -> CocoDataset:
+    """Read val2017 for a network of these `categories`; None: those of the data."""
+    from model.coco import CocoDataset
+
     return CocoDataset.load(
         config.data_dir,
         "val2017",
-        categories=CategoryTable.from_json(rows) if rows else None,
+        categories=categories,
         annotation_file=config.annFile or None,
     )
 
 
-def detect(config: Config, checkpoint: Path, dataset: CocoDataset) -> np.ndarray:
-    """Rows (n, 7) of `model.decode.DETECTION_COLUMNS` for all images, in their order."""
-    from mindspore import Tensor
-
-    from model.decode import Decoder, DetectionNetwork, detections
-    from model.restore import load_weights
-    from model.yolo import YoloV3
-
-    architecture = config.architecture(config.classes(len(dataset.categories)))
-    yolo = YoloV3(architecture)
-    load_weights(checkpoint, yolo)
-    network = DetectionNetwork(yolo, Decoder(architecture))
-    found = []
-    for positions, images in batches(dataset, config.testing_side, config.per_batch_size):
-        heads = [head.asnumpy()[: len(positions)] for head in network(Tensor.from_numpy(images))]
-        chosen = [dataset.images[position] for position in positions]
-        found.append(
-            detections(
-                heads,
-                [image.id for image in chosen],
-                [(image.width, image.height) for image in chosen],
-                dataset.categories.ids,
-                confidence=config.eval_ignore_threshold,
-                overlap=config.nms_thresh,
-            )
-        )
-    return np.concatenate(found)
-
-
-def batches(dataset: CocoDataset, side: int, size: int) -> Any:
+def batches(
+    dataset: CocoDataset, side: int, size: int, *, first: int = 0, every: int = 1
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (positions, images (size, 3, side, side) float32) over the whole data set.
 
     A batch is never larger than the data set. The last one is filled up with its own images
-    again, so that one graph serves all; only the first `len(positions)` count.
+    again, so that one graph serves all; only the first `len(positions)` count. `first` and
+    `every` choose batches by their number, from 0: an iterator's share of the work.
     """
     from model.image_file import Flaw, load_image
     from model.transforms import evaluation_input
 
     size = min(size, len(dataset))
-    for first in range(0, len(dataset), size):
+    for begin in range(first * size, len(dataset), every * size):
         positions: list[int] = []
         images = np.zeros((size, 3, side, side), np.float32)
-        for position in range(first, min(first + size, len(dataset))):
+        for position in range(begin, min(begin + size, len(dataset))):
             loaded = load_image(dataset.images[position])
             if isinstance(loaded, Flaw):
                 # Its objects count as missed; hours of training are not lost to one file.
@@ -137,6 +186,7 @@ def write_results(result: Evaluation, folder: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 64 for arguments, 65 or 66 for data."""
+    show_help(__doc__, arguments)
     rank = Rank.from_env()
     try:
         run(parse(sys.argv[1:] if arguments is None else arguments), rank)

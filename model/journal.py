@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -47,7 +48,7 @@ class Metrics:
         """Append one record, with the attempt and the time (s since 1970)."""
         if self._file is not None:
             record = {"attempt": self.attempt, "time": round(time.time(), 3), **values}
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -64,27 +65,45 @@ class Progress:
         self.global_batch = global_batch
         self.sums = sums
         self._losses: list[float] = []
+        self._steps = 0
+        self._waited = 0.0
         self._since = time.monotonic()
 
     def started(self, step: int, side: int) -> None:
         """Say that global step `step` (from 1) begins, with inputs of `side` pixels."""
         LOGGER.info("iter[%d], shape%d", step - 1, side)
 
-    def finished(self, step: int, loss: float, rate: float) -> None:
-        """Say how the last interval went, if `step` ends one; epochs and iterations from 0."""
-        self._losses.append(loss)
+    def finished(self, step: int, loss: float, rate: float, waited: float) -> None:
+        """Say how the last interval went, if `step` ends one; epochs and iterations from 0.
+
+        `waited` is how long the step's batch was waited for, in seconds.
+        """
+        # A skipped step may have no finite loss.
+        self._losses += [loss] if math.isfinite(loss) else []
+        self._steps += 1
+        self._waited += waited
         index = step - 1
         if index % self.interval:
             return
         now = time.monotonic()
-        count, seconds = len(self._losses), max(now - self._since, 1e-9)
+        count, seconds = self._steps, max(now - self._since, 1e-9)
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         if self.sums:
             LOGGER.info(
-                "epoch[%d], iter[%d], loss:%f, %.2f imgs/sec, lr:%s, per step time: %sms",
-                index // self.steps_per_epoch, index, sum(self._losses) / count,
+                "epoch[%d], iter[%d], loss:%f, %.2f imgs/sec, lr:%s, per step time: %sms, "
+                "data wait: %.1fms",
+                index // self.steps_per_epoch, index, loss,
                 self.global_batch * count / seconds, rate, seconds / count * 1000,
+                self._waited / count * 1000,
             )  # fmt: skip
-        self._losses, self._since = [], now
+        self._losses, self._steps, self._waited, self._since = [], 0, 0.0, now
+
+
+def _plain(value: Any) -> Any:
+    """Turn numbers that are not finite, which JSON does not have, into null."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -44,14 +44,19 @@ class LossTerms(nn.Cell):
         self.background = Background(architecture.ignore_threshold)
         self.concat_cells = ops.Concat(axis=3)
         self.concat_rows = ops.Concat(axis=1)
+        self.concat_parts = ops.Concat(axis=0)
+        self.matmul = ops.MatMul()
         self.sum = ops.ReduceSum()
 
     def construct(
         self, raws: Sequence[Tensor], truths: Sequence[Tensor], boxes: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return xy, wh, objectness and classes (`PARTS`), each a scalar."""
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the four terms, scalars in the order of `PARTS`, and each head's share of them.
+
+        The shares (4, heads) carry no gradient: they are for people to read.
+        """
         grids = _grids(raws)
-        corner, grid, anchor = _constants(grids, self.anchors)
+        corner, grid, anchor, member = _constants(grids, self.anchors)
         raw, truth = self._raw_row(raws), self._truth_row(truths)
         raw_xy, raw_wh = _attributes(raw, 0, 2), _attributes(raw, 2, 2)
         size, responsible = _attributes(truth, 2, 2), _attributes(truth, 4, 1)
@@ -63,31 +68,36 @@ class LossTerms(nn.Cell):
         offset = _attributes(truth, 0, 2) * grid - corner
         classes = self.attributes - 5
         raw_classes, true_classes = _attributes(raw, 5, classes), _attributes(truth, 5, classes)
-        images = raw.shape[0]
-        return (
-            self.xy(raw_xy, offset, weight) / images,
-            self.wh(raw_wh, size * grid, anchor, weight) / images,
-            self.objectness(_attributes(raw, 4, 1), responsible, background) / images,
-            self.classes(raw_classes, true_classes, responsible) / images,
+        cells = (
+            self.xy(raw_xy, offset, weight),
+            self.wh(raw_wh, size * grid, anchor, weight),
+            self.objectness(_attributes(raw, 4, 1), responsible, background),
+            self.classes(raw_classes, true_classes, responsible),
         )
+        terms, shares = (), ()
+        for values in cells:
+            terms += (self.sum(values) / raw.shape[0],)
+            column = self.sum(ops.stop_gradient(values), (0, 1, 2)) / raw.shape[0]
+            shares += (ops.reshape(column, (1, -1)),)
+        return terms, self.matmul(self.concat_parts(shares), member)
 
     def xy(self, raw: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
         """Cross entropy of the predicted against the true offset in the cell (0 to 1)."""
-        return self.sum(weight * self.cross_entropy(raw, offset))
+        return weight * self.cross_entropy(raw, offset)
 
     def wh(self, raw: Tensor, size: Tensor, anchor: Tensor, weight: Tensor) -> Tensor:
         """Half the squared difference of log sizes; `size` is 0 where there is no object."""
         size = size + ops.cast(size == 0.0, ms.float32)
-        return 0.5 * self.sum(weight * ops.square(raw - ops.log(size / anchor)))
+        return weight * ops.square(raw - ops.log(size / anchor)) * 0.5
 
     def objectness(self, raw: Tensor, responsible: Tensor, background: Tensor) -> Tensor:
         """Cross entropy on responsible cells and on background."""
         counted = responsible + (1.0 - responsible) * background
-        return self.sum(counted * self.cross_entropy(raw, responsible))
+        return counted * self.cross_entropy(raw, responsible)
 
     def classes(self, raw: Tensor, target: Tensor, responsible: Tensor) -> Tensor:
         """Cross entropy of every class on responsible cells."""
-        return self.sum(responsible * self.cross_entropy(raw, target))
+        return responsible * self.cross_entropy(raw, target)
 
     def _raw_row(self, raws: Sequence[Tensor]) -> Tensor:
         row = ()
@@ -185,12 +195,13 @@ class DetectionLoss(nn.Cell):
         gt_l: Tensor,
         gt_m: Tensor,
         gt_s: Tensor,
-    ) -> Tensor:
-        """Return the scalar loss."""
-        xy, wh, objectness, classes = self.terms(
+    ) -> tuple[Tensor, Tensor]:
+        """Return the scalar loss, and the shares (4, 3) of its parts and heads in it."""
+        terms, shares = self.terms(
             (raw_l, raw_m, raw_s), (y_true_l, y_true_m, y_true_s), (gt_l, gt_m, gt_s)
         )
-        return xy + wh + objectness + classes
+        xy, wh, objectness, classes = terms
+        return xy + wh + objectness + classes, shares
 
 
 def _grids(raws: Sequence[Tensor]) -> tuple[int, ...]:
@@ -213,16 +224,21 @@ def _coordinate(boxes: Tensor, index: int) -> Tensor:
 
 
 @constexpr
-def _constants(grids: tuple[int, ...], anchors: tuple) -> tuple[Tensor, Tensor, Tensor]:
-    """Corner (1, 1, 2, M) and grid (1, 1, 1, M) of every cell, anchors (1, 3, 2, M).
+def _constants(grids: tuple[int, ...], anchors: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what depends on the shapes alone, for M cells of H heads.
+
+    That is the corner (1, 1, 2, M) and the grid (1, 1, 1, M) of every cell, the anchors
+    (1, 3, 2, M), and (M, H), which is 1 where a cell belongs to a head.
 
     Computed once, when the graph is compiled.
     """
     corner, grid, anchor = [], [], []
+    member = np.eye(len(grids), dtype=np.float32).repeat([side**2 for side in grids], axis=0)
     for side, pairs in zip(grids, anchors, strict=True):
         rows, columns = np.mgrid[:side, :side].astype(np.float32)
         corner.append(np.stack([columns, rows]).reshape(1, 1, 2, -1))
         grid.append(np.full((1, 1, 1, side * side), side, np.float32))
         sizes = np.array(pairs, np.float32).reshape(1, ANCHORS_PER_HEAD, 2, 1)
         anchor.append(sizes.repeat(side * side, axis=3))
-    return tuple(Tensor(np.concatenate(parts, axis=3)) for parts in (corner, grid, anchor))
+    rows = tuple(Tensor(np.concatenate(parts, axis=3)) for parts in (corner, grid, anchor))
+    return (*rows, Tensor(member))

@@ -11,6 +11,7 @@ from model.arguments import parse
 from model.categories import CategoryTable
 from model.coco_names import coco_categories
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.data_error import DataError
 from model.exported import ModelFileError
 from orchestrator.rank import Rank
@@ -24,7 +25,11 @@ class Options:
     flags: frozenset[str]
     files: tuple[str, ...]
     config: Config
-    names_device: bool
+
+    @property
+    def names_device(self) -> bool:
+        """Whether somebody asked for a device, on the command line or in a file."""
+        return self.config.origin("device_target").kind != "default"
 
 
 def read_options(
@@ -59,8 +64,7 @@ def read_options(
         raise ConfigError([*problems, *error.problems]) from error
     if problems:
         raise ConfigError(problems)
-    names_device = any(word.startswith("--device_target=") for word in rest)
-    return Options(values, frozenset(given), tuple(files), config, names_device)
+    return Options(values, frozenset(given), tuple(files), config)
 
 
 def number_of(
@@ -127,7 +131,11 @@ def categories_without_table(config: Config, what: str) -> CategoryTable:
 
 
 def run_command(run: Callable[[Sequence[str], Rank], None], arguments: Sequence[str] | None) -> int:
-    """Run a command; returns 0, 64 for arguments, 65 or 66 for files, 1 for what failed."""
+    """Run a command; returns 0, 64 for arguments, 65 or 66 for files, 1 for what failed.
+
+    `--help` prints the docstring of the command's module and the parameters: SystemExit(0).
+    """
+    show_help(getattr(run, "__globals__", {}).get("__doc__"), arguments)
     rank = Rank.from_env()
     try:
         run(sys.argv[1:] if arguments is None else arguments, rank)

@@ -11,21 +11,27 @@ from typing import Any
 import mindspore as ms
 from mindspore import Parameter, nn
 
+from model.averaging import PREFIX as AVERAGED
 from model.checkpoint import (
+    AVERAGE,
     FORMAT,
     MANIFEST,
     MODEL,
+    PREFIX,
     STATE,
     TrainingState,
     measure,
     part_of,
+    split_average,
     statistics_of,
 )
 from model.config import ConfigError
 from orchestrator.rank import Rank
 
-PREFIX = "yolo_network."
 BACKBONE = "feature_map.backbone."
+PREDICTING = ".conv6."
+"""In the names of the convolutions whose shapes depend on the number of classes."""
+
 NAMES_SHOWN = 5
 _OPTIMIZER = ("global_step", "learning_rate", "momentum")
 
@@ -47,9 +53,12 @@ def load(directory: Path, network: nn.Cell, rank: Rank) -> Loaded:
 
     Sizes and sha256 of what is read are compared with the manifest; names, shapes and types must
     be exactly those of `network`. Any problem: `rank.unusable`, which raises CheckpointUnusable.
+    ConfigError for a moving average that one of both has and the other has not.
     """
     try:
         return _load(directory, network, rank.rank)
+    except ConfigError:
+        raise
     except _Unusable as problem:
         rank.unusable(directory, str(problem))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -62,17 +71,28 @@ def _load(directory: Path, network: nn.Cell, rank: int) -> Loaded:
     if manifest["format"] != FORMAT:
         raise _Unusable(f"{MANIFEST} has format {manifest['format']}, this reads {FORMAT}")
     names = {MODEL, STATE} | ({part_of(rank)} if rank < manifest["world_size"] else set())
+    names |= {AVERAGE} & manifest["files"].keys()
     for name in sorted(names):
         _verify(directory / name, manifest["files"].get(name))
     state = read_state(directory)
     if (state.step, state.world_size) != (manifest["step"], manifest["world_size"]):
         raise _Unusable(f"{STATE} and {MANIFEST} tell different steps or world sizes")
-    parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+    parameters, averages = split_average(network)
+    _check_average(directory, manifest, wanted=bool(averages))
     _fill(parameters, directory / MODEL)
+    if averages:
+        _fill(averages, directory / AVERAGE)
     if rank and part_of(rank) in names:
-        own = statistics_of(list(parameters.values()))
-        _fill({parameter.name: parameter for parameter in own}, directory / part_of(rank))
+        _fill(statistics_of(parameters), directory / part_of(rank))
     return Loaded(state, hashlib.sha256(raw).hexdigest())
+
+
+def _check_average(directory: Path, manifest: dict[str, Any], *, wanted: bool) -> None:
+    """Refuse to drop or to invent a moving average. Raises ConfigError."""
+    if wanted and AVERAGE not in manifest["files"]:
+        raise ConfigError([f"ema_decay: {directory} was written without a moving average"])
+    if not wanted and AVERAGE in manifest["files"]:
+        raise ConfigError([f"ema_decay=0: {directory} was written with a moving average"])
 
 
 def read_state(directory: Path) -> TrainingState:
@@ -123,15 +143,26 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
-def load_weights(file: Path, network: nn.Cell) -> None:
+def load_weights(file: Path, network: nn.Cell, *, reset_head: bool = False) -> list[str]:
     """Load a network's parameters from a training checkpoint or one of weights alone.
 
-    `file` may be a step directory. The prefix of training checkpoints is dropped, what belongs to
-    the optimizer is passed over; everything else must fit. Raises ConfigError.
+    `file` may be a step directory; the averaged weights of one that has them are preferred. The
+    prefix of training checkpoints is dropped, what belongs to the optimizer is passed over, and
+    with `reset_head` the convolutions that predict are left alone; everything else must fit.
+    Returns the names left alone. Raises ConfigError.
     """
     found = _weights(file)
-    wanted = {row.name.removeprefix(PREFIX): row for row in network.get_parameters()}
+    wanted = {
+        row.name.removeprefix(PREFIX): row
+        for row in network.get_parameters()
+        if not row.name.startswith(AVERAGED)
+    }
+    left = sorted(name for name in wanted if PREDICTING in name) if reset_head else []
+    for name in left:
+        del wanted[name]
+        found.pop(name, None)
     _set_all(wanted, found, file)
+    return left
 
 
 def load_backbone(file: Path, network: nn.Cell) -> None:
@@ -158,7 +189,9 @@ def category_table(file: Path) -> list[dict[str, Any]] | None:
 
 
 def _weights(file: Path) -> dict[str, Parameter]:
-    path = file / MODEL if file.is_dir() else file
+    path = file
+    if file.is_dir():
+        path = file / (AVERAGE if (file / AVERAGE).exists() else MODEL)
     if not path.is_file():
         raise ConfigError([f"{path}: no such checkpoint"])
     try:

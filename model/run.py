@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from model import backend as backends
 from model.config import Config, ConfigError
+from model.data_error import DataError
 from model.journal import LOGGER
+from model.overflow import Overflows
+from model.profiling import STEPS as PROFILED
 from model.schedule import Schedule
 from orchestrator.rank import Rank
 
@@ -34,6 +37,7 @@ class Run:
     outputs: Path
     total_steps: int
     checkpoint_every: int
+    overflows: Overflows
 
 
 def build(config: Config, rank: Rank, backend: backends.Backend, dataset: CocoDataset) -> Run:
@@ -82,9 +86,16 @@ def build(config: Config, rank: Rank, backend: backends.Backend, dataset: CocoDa
             attempt=rank.attempt,
         ),
         outputs=outputs,
-        total_steps=min(schedule.total_steps, config.max_steps or schedule.total_steps),
+        total_steps=last_step(config, schedule),
         checkpoint_every=checkpoint_interval(config, rank, data.steps_per_epoch),
+        overflows=Overflows(config.overflow_limit),
     )
+
+
+def last_step(config: Config, schedule: Schedule) -> int:
+    """The global step that ends the run: the schedule's last, or an earlier one asked for."""
+    limits = [schedule.total_steps, config.max_steps, PROFILED if config.need_profiler else None]
+    return min(limit for limit in limits if limit)
 
 
 def output_folder(config: Config, rank: Rank) -> Path:
@@ -113,14 +124,33 @@ def checkpoint_interval(config: Config, rank: Rank, steps_per_epoch: int) -> int
 
 
 def load_dataset(config: Config, rank: Rank) -> CocoDataset:
-    """Read the training data, with the checkpoint's category table where there is one."""
+    """Read the training data, with the checkpoint's category table where there is one.
+
+    An image that has vanished since a run began does not end it: it is replaced in training.
+    """
     from model.coco import CategoryTable, CocoDataset
+    from model.restore import category_table
 
     source = checkpoint_to_resume(config, rank)
-    table = None
     if source is not None:
         table = CategoryTable.from_json(saved_state(source, rank).categories)
-    return CocoDataset.load(config.data_dir, "train2017", categories=table)
+        return CocoDataset.load(
+            config.data_dir, "train2017", categories=table, may_miss_images=True
+        )
+    if not config.resume_yolov3 or config.reset_head:
+        return CocoDataset.load(config.data_dir, "train2017")
+    # Classes are matched by id and name: in another order they would be learnt anew.
+    rows = category_table(Path(config.resume_yolov3))
+    try:
+        return CocoDataset.load(
+            config.data_dir, "train2017", categories=CategoryTable.from_json(rows) if rows else None
+        )
+    except DataError as error:
+        if rows is None:
+            raise
+        way_out = f"{config.resume_yolov3} was trained for other classes? Then add --reset_head=1"
+        problems = [*error.problems, way_out]
+        raise DataError(error.where, problems, error.exit_code, error.total + 1) from error
 
 
 def checkpoint_to_resume(config: Config, rank: Rank) -> Path | None:
@@ -163,7 +193,9 @@ def start_fresh(run: Run) -> None:
     if config.pretrained_backbone:
         load_backbone(Path(config.pretrained_backbone), network)
     if config.resume_yolov3:
-        load_weights(Path(config.resume_yolov3), network)
+        drawn = load_weights(Path(config.resume_yolov3), network, reset_head=config.reset_head)
+        for name in drawn:
+            LOGGER.info("not loaded but drawn anew: %s", name)
         LOGGER.info("loaded weights of %s: fine-tuning starts at step 0", config.resume_yolov3)
     elif not config.pretrained_backbone:
         LOGGER.info("no pretrained backbone: the network starts from seed %d", config.seed)
@@ -172,6 +204,8 @@ def start_fresh(run: Run) -> None:
                 "without a pretrained backbone its stem stays random for ever; set "
                 "--pretrained_backbone, or --freeze_backbone=0 --backbone_bn=batch"
             )
+    if run.network.average is not None:
+        run.network.average.restart()
 
 
 def resume(run: Run, source: Path) -> int:
@@ -180,6 +214,7 @@ def resume(run: Run, source: Path) -> int:
 
     loaded = load(source, run.network, run.rank)
     step = loaded.state.step
+    run.overflows.restore(loaded.state.loss_scale)
     for difference in loaded.state.differences(state_after(run, step)):
         LOGGER.warning("resumed, but not the same run: %s", difference)
     upcoming = run.data.sample_ids(step) if step < run.total_steps else ()
@@ -220,7 +255,11 @@ def state_after(run: Run, step: int) -> TrainingState:
         next_step=step,
         seed=run.config.seed,
         learning_rate=run.schedule.learning_rate(max(step, 1)),
-        loss_scale={"kind": "static", "value": run.config.loss_scale},
+        loss_scale={
+            "kind": "static",
+            "value": run.config.loss_scale,
+            **run.overflows.to_json(),
+        },
         categories=run.data.dataset.categories.to_json(),
         configuration=run.config.fingerprint(),
         world_size=run.rank.size,

@@ -1,15 +1,27 @@
-"""One training step as one graph: loss, gradients, their mean over all ranks, momentum."""
+"""One training step: loss, gradients, their mean over all ranks, momentum.
+
+A step whose mean gradient is not finite (an overflow under the loss scale) changes nothing. All
+ranks see the same mean, so all of them skip it or none does.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops.auto_generate import SplitWithSize
 
+from model.architecture import HEADS
+from model.averaging import MovingAverage
 from model.config import Config
+from model.loss import PARTS
+from model.momentum import Momentum
+from model.precision import lower_precision
 from model.training_network import TrainingNetwork, decay_groups
 
 BUCKET_BYTES = 64 << 20
@@ -17,6 +29,8 @@ BUCKET_BYTES = 64 << 20
 
 _RESHAPE = ops.Reshape()
 _SHAPE = ops.Shape()
+_HALF_SQUARES = ops.L2Loss()
+_DOT = ops.MatMul(transpose_b=True)
 
 
 class FlatMean(nn.Cell):
@@ -30,7 +44,7 @@ class FlatMean(nn.Cell):
     def __init__(self, shapes: Sequence[tuple[int, ...]], world_size: int) -> None:
         """Plan the buckets for gradients of `shapes` (float32), in this order."""
         super().__init__()
-        sizes = [_count(shape) for shape in shapes]
+        sizes = [math.prod(shape) for shape in shapes]
         self.ranges = _buckets(sizes, BUCKET_BYTES // 4)
         self.sizes = tuple(tuple(sizes[first:end]) for first, end in self.ranges)
         self.share = 1.0 / world_size
@@ -51,50 +65,148 @@ class FlatMean(nn.Cell):
         return means
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a step says: this rank's loss before it, and the norm of all ranks' mean gradient.
+
+    `parts` are the terms of the loss by head and name; nothing in here is scaled.
+    """
+
+    loss: float
+    gradient_norm: float
+    parts: dict[str, dict[str, float]]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step changed nothing, for a gradient that was not finite."""
+        return not math.isfinite(self.gradient_norm)
+
+
+class Gradients(nn.Cell):
+    """Loss and mean gradient of a global step, as one graph."""
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: Sequence[Parameter],
+        loss_scale: float,
+        mean: nn.Cell | None,
+        backend: str,
+    ) -> None:
+        """Differentiate by `parameters`; `mean` averages over the ranks, None for a single one."""
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.mean = mean
+        self.loss_scale = loss_scale
+        # By far the fastest of several ways, for gradients that lie in the CPU's memory.
+        self.square = _dot if backend == "cpu" else _twice_half_squares
+        self.map = ops.composite.Map()
+        self.add = ops.AddN()
+        self.gradients = ops.value_and_grad(
+            self._scaled_loss, None, ms.ParameterTuple(parameters), has_aux=True
+        )
+        self.set_train()
+
+    def construct(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return loss, the shares of its parts, the gradient's norm, and the scaled gradients.
+
+        `batch`: what the network takes, of any batch size.
+        """
+        (_, loss, shares), gradients = self.gradients(*batch)
+        if self.mean is not None:
+            gradients = self.mean(gradients)
+        norm = ops.sqrt(_RESHAPE(self.add(self.map(self.square, gradients)), ()))
+        return loss, shares, norm / self.loss_scale, gradients
+
+    def _scaled_loss(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loss, shares = self.network(*batch)
+        return loss if self.loss_scale == 1.0 else loss * self.loss_scale, loss, shares
+
+
+class Update(nn.Cell):
+    """The change of all parameters by a gradient, as one graph; the same for every input size."""
+
+    def __init__(self, optimizer: Momentum, *, scaled: bool, average: MovingAverage | None) -> None:
+        """Join them; gradients are taken as they are unless `scaled`."""
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+        self.average = average
+        self.scaled = scaled
+        self.map = ops.composite.Map()
+        self.partial = ops.Partial()
+
+    def construct(self, factor: Tensor, *gradients: Tensor) -> Tensor:
+        """Update all parameters by `gradients`, times `factor` () if they are scaled."""
+        if self.scaled:
+            gradients = self.map(self.partial(_times, factor), gradients)
+        done = self.optimizer(gradients)
+        if self.average is None:
+            return done
+        return ops.depend(done, self.average(self.optimizer.global_step))
+
+
 class TrainStep(nn.Cell):
     """Trains a network by one global step.
 
     Parameters are those of the network, `moments.*` of the trainable ones, `global_step`,
-    `learning_rate` and `momentum`: together all that a training checkpoint of the original holds.
+    `learning_rate` and `momentum`: together all that a training checkpoint of the original holds;
+    and those of the moving average, if there is one.
+
+    A step is two graphs, and the decision between them is taken here: with a condition inside of
+    one graph MindSpore 2.10 goes on with the learning rate of the first step (CPU, observed). It
+    also compiles the update once, not once an input size.
     """
 
     def __init__(
-        self, network: nn.Cell, optimizer: nn.Optimizer, loss_scale: float, mean: nn.Cell | None
+        self,
+        network: nn.Cell,
+        optimizer: Momentum,
+        *,
+        backend: str = "cpu",
+        mean: nn.Cell | None = None,
+        loss_scale: float = 1.0,
+        clip_norm: float = 0.0,
+        average: MovingAverage | None = None,
     ) -> None:
-        """Join them; `mean` averages gradients over the ranks, None for a single one."""
+        """Join them; `mean` averages gradients over the ranks, None for a single one.
+
+        The backward pass computes with the loss times `loss_scale`. A mean gradient longer than
+        `clip_norm` is shortened to it (0: never).
+        """
         # Parameters keep the names they have in the network.
         super().__init__(auto_prefix=False)
         self.network = network
         self.optimizer = optimizer
-        self.mean = mean
-        self.loss_scale = loss_scale
-        self.gradients = ops.value_and_grad(
-            self._scaled_loss, None, optimizer.parameters, has_aux=True
-        )
-        self.set_train()
+        self.average = average
+        self.loss_scale, self.clip_norm = loss_scale, clip_norm
+        self.gradients = Gradients(network, optimizer.parameters, loss_scale, mean, backend)
+        scaled = clip_norm > 0 or loss_scale != 1.0
+        self.update = Update(optimizer, scaled=scaled, average=average)
 
-    def construct(self, *batch: Tensor) -> Tensor:
-        """Update all parameters; return this rank's loss (scalar, not scaled) before that.
+    def train(self, batch: Sequence[np.ndarray], rate: float) -> Outcome:
+        """Make one step at learning rate `rate` with the arrays that the network takes."""
+        loss, shares, norm, gradients = self.gradients(*map(Tensor.from_numpy, batch))
+        columns = zip(HEADS, shares.asnumpy().T.tolist(), strict=True)
+        parts = {head: dict(zip(PARTS, column, strict=True)) for head, column in columns}
+        outcome = Outcome(float(loss.asnumpy()), float(norm.asnumpy()), parts)
+        if not outcome.skipped:
+            self.apply(gradients, rate, self._clipped(outcome.gradient_norm))
+        return outcome
 
-        `batch`: what the network takes, of any batch size.
-        """
-        (_, loss), gradients = self.gradients(*batch)
-        if self.mean is not None:
-            gradients = self.mean(gradients)
-        return ops.depend(loss, self.optimizer(gradients))
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of the steps to come; does not compile anything again."""
+    def apply(self, gradients: tuple[Tensor, ...], rate: float, factor: float = 1.0) -> None:
+        """Update all parameters by `factor` times `gradients` (as `Gradients` returns them)."""
         self.optimizer.learning_rate.set_data(Tensor(rate, ms.float32))
+        self.update(Tensor(factor / self.loss_scale, ms.float32), *gradients)
 
-    @property
-    def steps_done(self) -> int:
-        """Global steps trained so far, by the optimizer's own count."""
-        return int(self.optimizer.global_step.asnumpy()[0])
+    def compile_for(self, shapes: Sequence[Sequence[tuple[int, ...]]]) -> None:
+        """Compile all graphs, for batches of these shapes, before the first step."""
+        for inputs in shapes:
+            self.gradients.compile(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
+        like = [Tensor(np.zeros(row.shape, np.float32)) for row in self.optimizer.parameters]
+        self.update.compile(Tensor(1.0, ms.float32), *like)
 
-    def _scaled_loss(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        loss = self.network(*batch)
-        return loss * self.loss_scale, loss
+    def _clipped(self, norm: float) -> float:
+        return min(1.0, self.clip_norm / norm) if self.clip_norm and norm else 1.0
 
 
 def build_step(
@@ -102,17 +214,25 @@ def build_step(
 ) -> TrainStep:
     """Wrap a training network for `world_size` ranks on `backend` (ascend, gpu or cpu).
 
-    The optimizer divides gradients by the loss scale after it has added the decay, which it
-    multiplies by the scale first: the original's arithmetic, exact for a power of two.
+    The loss scale matters where gradients have 16 bits. In float32 a power of two changes no digit
+    of what the original computes, and is left out.
     """
-    optimizer = nn.Momentum(
-        decay_groups(network, config.weight_decay),
-        learning_rate=config.lr,
+    lowered = lower_precision(network.yolo_network, config.precision, backend)
+    optimizer = Momentum(
+        *decay_groups(network),
+        weight_decay=config.weight_decay,
         momentum=config.momentum,
-        loss_scale=config.loss_scale,
+        backend=backend,
     )
-    mean = gradient_mean(optimizer.parameters, world_size, backend)
-    return TrainStep(network, optimizer, config.loss_scale, mean)
+    return TrainStep(
+        network,
+        optimizer,
+        backend=backend,
+        mean=gradient_mean(optimizer.parameters, world_size, backend),
+        loss_scale=config.loss_scale if lowered else 1.0,
+        clip_norm=config.clip_norm,
+        average=MovingAverage(network, config.ema_decay) if config.ema_decay else None,
+    )
 
 
 def gradient_mean(parameters: Sequence[Parameter], world_size: int, backend: str) -> nn.Cell | None:
@@ -133,11 +253,17 @@ def _like(piece: Tensor, gradient: Tensor) -> Tensor:
     return _RESHAPE(piece, _SHAPE(gradient))
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
+def _dot(gradient: Tensor) -> Tensor:
+    row = _RESHAPE(gradient, (1, -1))
+    return _DOT(row, row)
+
+
+def _twice_half_squares(gradient: Tensor) -> Tensor:
+    return _HALF_SQUARES(gradient) * 2.0
+
+
+def _times(factor: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * factor
 
 
 def _buckets(sizes: Sequence[int], limit: int) -> tuple[tuple[int, int], ...]:

@@ -57,6 +57,10 @@ class ReplacementLog:
         """How many different images were left out so far."""
         return len(self._images)
 
+    def account(self) -> str:
+        """Say in a few words how many there were."""
+        return f"{self.samples} samples replaced, of {self.images} images that cannot be used"
+
     def note(self, replacement: Replacement, epoch: int) -> None:
         """Count one; the first images are told in full, and the sum once in a while."""
         with self._lock:

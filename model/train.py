@@ -8,23 +8,23 @@ starts from its seed.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
 from model import backend as backends
-from model.arguments import parse
+from model.arguments import as_run, parse
 from model.config import Config, ConfigError
+from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
+from model.profiling import profiler
 from model.run import Run, build, cache_root, load_dataset, metrics_file, start, state_after
+from model.validation import Validation
 from orchestrator.rank import Rank, exit_code_of
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def train(config: Config, rank: Rank) -> Path | None:
     """Train to the last step and return the directory of the final checkpoint.
 
-    Raises ConfigError (64), DataError (65, 66), CheckpointUnusable, FloatingPointError for a loss
-    that is not finite, OSError of a full or failing storage.
+    Raises ConfigError (64), DataError (65, 66), CheckpointUnusable, FloatingPointError for
+    gradients that stay not finite, OSError of a full or failing storage.
     """
     start_log()
     rank.phase("init")
@@ -49,32 +49,30 @@ def train(config: Config, rank: Rank) -> Path | None:
         backends.join(rank)
     rank.phase("load")
     if rank.rank == 0:
-        for line in config.lines():
+        for line in as_run(config, rank).lines():
             LOGGER.info(line)
     run = build(config, rank, backend, dataset)
     done, final = start(run)
-    if done < run.total_steps:
+    validation = Validation.of(run)
+    ended = validation.begin(done, final)
+    if done < run.total_steps and not ended:
         rank.phase("compile")
         compile_graphs(run)
         rank.phase("train")
-        final = advance(run, done)
-    if config.evaluate_at_end and rank.rank == 0 and final is not None:
-        evaluate_final(run, final)
+        final = advance(run, done, validation)
+    validation.finish(final, run.outputs)
     LOGGER.info("==========end training===============")
     return final
 
 
 def compile_graphs(run: Run) -> None:
-    """Compile the graph of every input size, or load it, before the first step."""
-    from mindspore import Tensor
-
+    """Compile the graphs of every input size, or load them, before the first step."""
     from model.compile_cache import CompileCache, GraphKey, canonical
 
     shapes = canonical([input_shapes(run, side) for side in run.data.sides])
 
     def compile_all() -> None:
-        for inputs in shapes:
-            run.network.compile(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
+        run.network.compile_for(shapes)
 
     root = cache_root(run.config, run.rank)
     since = time.monotonic()
@@ -84,7 +82,9 @@ def compile_graphs(run: Run) -> None:
     else:
         key = GraphKey(run.config.fingerprint(), tuple(shapes), run.rank.size, run.backend)
         outcome = CompileCache(root, key.digest(), run.rank.rank).compile(compile_all)
-    LOGGER.info("%d graphs %s in %.1f s", len(shapes), outcome, time.monotonic() - since)
+    LOGGER.info(
+        "graphs of %d input sizes %s in %.1f s", len(shapes), outcome, time.monotonic() - since
+    )
 
 
 def input_shapes(run: Run, side: int) -> tuple[tuple[int, ...], ...]:
@@ -97,81 +97,79 @@ def input_shapes(run: Run, side: int) -> tuple[tuple[int, ...], ...]:
     return ((batch, 3, side, side), *truths, *([(batch, run.config.max_box, 4)] * len(HEADS)))
 
 
-def advance(run: Run, done: int) -> Path | None:
-    """Train from global step `done` + 1 to the last; returns the last of the checkpoints."""
+def advance(run: Run, done: int, validation: Validation) -> Path | None:
+    """Train from global step `done` + 1 to the last; returns the last of the checkpoints.
+
+    The last is `total_steps`, or an earlier one after which `validation` ends the training.
+    """
     config, rank, total = run.config, run.rank, run.total_steps
+    images = config.per_batch_size * rank.size
     progress = Progress(
-        config.log_interval, run.data.steps_per_epoch, config.per_batch_size * rank.size,
-        sums=rank.rank == 0,
+        config.log_interval, run.data.steps_per_epoch, images, sums=rank.rank == 0
     )  # fmt: skip
     metrics = Metrics(metrics_file(run), rank.attempt)
     latest = None
-    with contextlib.closing(run.data.iterate(done, total, config.data_workers)) as batches:
-        for batch in batches:
+    source = run.data.iterate(done, total, config.data_workers)
+    profile = profiler(run.outputs / "profile", run.backend, wanted=config.need_profiler)
+    with contextlib.closing(source) as batches, profile as profiled:
+        for batch, waited in timed(batches):
             step = batch.global_step + 1
             progress.started(step, batch.side)
-            since = time.monotonic()
-            loss = train_one(run, batch, step)
-            seconds = time.monotonic() - since
-            rank.step(step, loss=loss, images=config.per_batch_size, total=total)
             rate = run.schedule.learning_rate(step)
-            progress.finished(step, loss, rate)
+            since = time.monotonic()
+            outcome = run.network.train(batch.inputs, rate)
+            seconds = time.monotonic() - since
+            run.overflows.note(step, skipped=outcome.skipped)
+            rank.step(step, loss=outcome.loss, images=config.per_batch_size, total=total)
+            progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
-                step=step, epoch=run.data.epoch_of(step - 1), loss=loss, learning_rate=rate,
-                side=batch.side, step_seconds=round(seconds, 4),
+                step=step, epoch=run.data.epoch_of(step - 1), loss=outcome.loss,
+                parts=outcome.parts, gradient_norm=outcome.gradient_norm, skipped=outcome.skipped,
+                learning_rate=rate, side=batch.side, step_seconds=round(seconds, 4),
+                data_wait_seconds=round(waited, 4),
+                images_per_second=round(images / (seconds + waited), 2),
                 images_replaced=len(batch.replaced),
             )  # fmt: skip
-            if step % run.checkpoint_every == 0 or step == total:
+            profiled()
+            if step % run.checkpoint_every == 0 or step == total or validation.due(step):
                 latest = save(run, step)
+                if validation.after(step, latest):
+                    break
     metrics.close()
+    LOGGER.info("%s; %s", run.overflows.account(), run.data.replacements.account())
     return latest
 
 
-def train_one(run: Run, batch: Batch, step: int) -> float:
-    """Train one global step and return this rank's loss; FloatingPointError if not finite."""
-    from mindspore import Tensor
-
-    run.network.set_learning_rate(run.schedule.learning_rate(step))
-    loss = float(run.network(*map(Tensor.from_numpy, batch.inputs)).asnumpy())
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"loss {loss} at step {step} on rank {run.rank.rank}")
-    return loss
+def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Yield each batch with the seconds that it was waited for."""
+    since = time.monotonic()
+    for batch in batches:
+        yield batch, time.monotonic() - since
+        since = time.monotonic()
 
 
 def save(run: Run, step: int) -> Path:
     """Write the checkpoint of `step`, together with all other ranks."""
-    from model.checkpoint import link_original_name
+    from model.checkpoint import link_original_name, save_own_copy
 
     rank = run.rank
     rank.phase("checkpoint")
     directory = run.writer.save(run.network, state_after(run, step))
+    epoch = run.data.epoch_of(step - 1) + 1
+    folder = run.outputs / f"ckpt_{rank.rank}"
     if rank.rank == 0:
         rank.checkpoint(directory, step)
-        epoch = run.data.epoch_of(step - 1) + 1
-        link_original_name(directory, run.outputs / f"ckpt_{rank.rank}", epoch, step)
+        link_original_name(directory, folder, epoch, step)
         LOGGER.info("checkpoint of step %d: %s", step, directory)
+    elif not run.config.is_save_on_master:
+        save_own_copy(run.network, directory, folder, f"{rank.rank}-{epoch}_{step}.ckpt")
     rank.phase("train")
     return directory
 
 
-def evaluate_final(run: Run, checkpoint: Path) -> None:
-    """Evaluate the final checkpoint, as it lies on disk, on the held-out images.
-
-    The other ranks have left by now. That does not disturb this one as long as MindSpore's node
-    time-out (MS_NODE_TIMEOUT, which muster sets to days) is longer than the evaluation.
-    """
-    from model.evaluate import evaluate, write_results
-
-    run.rank.phase("evaluate")
-    result = evaluate(run.config, checkpoint)
-    write_results(result, run.outputs)
-    table = result.figures.table()
-    LOGGER.info("\n%s", table)
-    run.rank.report("evaluation", table)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, and end the process if it was a rank of several or failed."""
+    show_help(__doc__, arguments)
     rank = Rank.from_env()
     try:
         train(parse(sys.argv[1:] if arguments is None else arguments), rank)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mindspore import Parameter, Tensor, nn
 
 from model.loss import DetectionLoss
@@ -14,7 +12,7 @@ UNDECAYED = (".bias", ".gamma", ".beta")
 
 
 class TrainingNetwork(nn.Cell):
-    """Image and targets in, loss out.
+    """Image and targets in, loss and its parts out.
 
     The child's name gives parameters the prefix `yolo_network.` that training checkpoints of the
     ModelZoo trainer have.
@@ -36,23 +34,23 @@ class TrainingNetwork(nn.Cell):
         gt_l: Tensor,
         gt_m: Tensor,
         gt_s: Tensor,
-    ) -> Tensor:
-        """Return the scalar loss of a batch (shapes: `model.yolo`, `model.loss`)."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the scalar loss of a batch and the shares (4, 3) of its parts and heads in it.
+
+        Shapes: `model.yolo`, `model.loss`.
+        """
         raw_l, raw_m, raw_s = self.yolo_network(image)
         return self.loss(raw_l, raw_m, raw_s, y_true_l, y_true_m, y_true_s, gt_l, gt_m, gt_s)
 
 
-def decay_groups(network: nn.Cell, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: no decay of biases and normalisation, else decay.
+def decay_groups(network: nn.Cell) -> tuple[list[Parameter], list[Parameter]]:
+    """Trainable parameters without weight decay (biases, normalisation), and those with it.
 
-    Both groups keep the network's order; the optimizer's own order (and so its moments') is the
-    first group's parameters, then the second's, as in the original.
+    Both keep the network's order; the optimizer's own order (and so its moments') is the first
+    group, then the second, as in the original.
     """
     free: list[Parameter] = []
     decayed: list[Parameter] = []
     for parameter in network.trainable_params():
         (free if parameter.name.endswith(UNDECAYED) else decayed).append(parameter)
-    return [
-        {"params": free, "weight_decay": 0.0},
-        {"params": decayed, "weight_decay": weight_decay},
-    ]
+    return free, decayed

@@ -2,11 +2,13 @@
 
 A checkpoint is a directory `step-%08d/` with a MANIFEST.json that was written last:
 `{"format": 1, "step": N, "world_size": W, "files": {name: {"size": …, "sha256": …}}}`.
-Its digest is the sha256 of that manifest. Whatever has another name is no checkpoint.
+Its digest is the sha256 of that manifest. Whatever has another name is no checkpoint, and no link
+is one. A link `best` names the one that its trainer holds for the best.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,11 +25,13 @@ from orchestrator.layout import sync_directory, write_json
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 MODEL = "model.ckpt"
+BEST = "best"
 
 _NAME = re.compile(r"step-(\d{8,})")
 _UNFINISHED = re.compile(r"\.step-\d{8,}\..*")
 _MANIFEST_LIMIT = 16 << 20
 _BLOCK = 1 << 20
+_NO_LINK = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,24 @@ def catalogue(directory: Path) -> list[Checkpoint]:
     found = [
         Checkpoint(directory / name, int(match[1]))
         for name in names
-        if (match := _NAME.fullmatch(name)) and (directory / name).is_dir()
+        if (match := _NAME.fullmatch(name)) and _is_real_directory(directory / name)
     ]
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
+
+
+def best(directory: Path) -> Path | None:
+    """The checkpoint that the link `best` names, whether it is there or not; None without one.
+
+    The link's text must be the bare name of a checkpoint: it is read and never followed, so it
+    cannot lead out of the directory. Raises OSError of a storage that fails.
+    """
+    try:
+        name = os.readlink(directory / BEST)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return None
+        raise
+    return directory / name if _NAME.fullmatch(name) else None
 
 
 def verify(checkpoint: Checkpoint) -> Verified | Broken:
@@ -131,17 +150,20 @@ def quarantine(broken: Broken, directory: Path) -> Path:
     return target
 
 
-def expendable(checkpoints: Sequence[Verified | Broken], keep: int) -> list[Path]:
+def expendable(
+    checkpoints: Sequence[Verified | Broken], keep: int, spared: Path | None = None
+) -> list[Path]:
     """Which checkpoints retention may delete, given all of them, newest first.
 
     Only what is older than `keep` verified ones goes; so the last verified one never does,
-    and a broken one stays until enough good ones have replaced it.
+    and a broken one stays until enough good ones have replaced it. `spared` stays, however old.
     """
     verified = 0
     gone = []
     for checkpoint in checkpoints:
         if verified >= max(1, keep):
-            gone.append(checkpoint.path)
+            if checkpoint.path != spared:
+                gone.append(checkpoint.path)
         elif isinstance(checkpoint, Verified):
             verified += 1
     return gone
@@ -167,6 +189,10 @@ def delete(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     os.rename(path, doomed)
     shutil.rmtree(doomed)
+
+
+def _is_real_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:

@@ -112,7 +112,8 @@ class HeartbeatWriter:
             self._first_step = step
             self._first_step_at = now
         else:
-            self._step_seconds = now - self._step_at
+            # A checkpoint or an evaluation since then is no part of the step.
+            self._step_seconds = now - max(self._step_at, self._phase_at)
         self._step = step
         self._step_at = now
         self._loss = loss

@@ -15,7 +15,7 @@ A run directory explains itself at any instant:
         logs/           rank-0.log … scheduler.log, raw
         errors/         rank-3.json: the exception that ended it; rank-3.resumed.json: its proof
         reports/        short texts for the end of the run, e.g. evaluation.txt
-    checkpoints/        step-00000040/ …
+    checkpoints/        step-00000040/ …, and a link `best` to one of them
     quarantine/         checkpoints that did not verify, each with REASON.json
     supervisor.log ray.log
 """

@@ -77,4 +77,5 @@ class Vault:
 
     def _expendable(self) -> list[Path]:
         present = [self._known[c.path] for c in self.catalogue() if c.path in self._known]
-        return checkpoints.expendable(present, self._keep)
+        spared = checkpoints.best(self._directory.checkpoints)
+        return checkpoints.expendable(present, self._keep, spared)

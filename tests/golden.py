@@ -56,7 +56,7 @@ class HeadLoss(nn.Cell):
 
     def construct(self, raw: Tensor, y_true: Tensor, boxes: Tensor) -> Tensor:
         """Return the sum of the four terms."""
-        xy, wh, objectness, classes = self.terms((raw,), (y_true,), (boxes,))
+        (xy, wh, objectness, classes), _ = self.terms((raw,), (y_true,), (boxes,))
         return xy + wh + objectness + classes
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from model.architecture import FULL, HEADS, SMALL
+from model.arguments import parse
 from model.decode import Decoder
 from model.loss import DetectionLoss
+from model.step import build_step
 from model.training_network import TrainingNetwork, decay_groups
 from model.yolo import YoloV3
 from tests.golden_vectors import (
@@ -26,7 +28,7 @@ from tests.golden_vectors import (
 
 SIZES = {"small": SMALL, "full": FULL}
 PREFIX = "yolo_network."
-LEARNING_RATE, MOMENTUM, LOSS_SCALE, WEIGHT_DECAY = 0.001, 0.9, 1024.0, 0.0005
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.001, 0.9, 0.0005
 TARGET_NAMES = tuple(f"{kind}_{head}" for kind in ("y_true", "gt") for head in HEADS)
 
 
@@ -37,37 +39,23 @@ def fill(network: nn.Cell, seed: int) -> None:
         parameter.set_data(Tensor(deterministic_value(name, parameter.shape, seed)))
 
 
-class Step(nn.Cell):
-    """One training step of a `TrainingNetwork`, as the original makes it; for comparison only."""
+class Step:
+    """The training step of the trainer, taken apart: its gradients are wanted too."""
 
     def __init__(self, network: TrainingNetwork) -> None:
         """Prepare the step and its optimizer."""
-        super().__init__(auto_prefix=False)
-        self.network = network
-        self.optimizer = nn.Momentum(
-            decay_groups(network, WEIGHT_DECAY),
-            learning_rate=LEARNING_RATE,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
-            loss_scale=LOSS_SCALE,
-        )
-        self.gradient = ops.value_and_grad(self._scaled_loss, None, self.optimizer.parameters)
-
-    def construct(self, *batch: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return loss and gradients, neither of them scaled, after updating the parameters."""
-        loss, gradients = self.gradient(*batch)
-        self.optimizer(gradients)
-        return loss / LOSS_SCALE, gradients
-
-    def _scaled_loss(self, *batch: Tensor) -> Tensor:
-        return self.network(*batch) * LOSS_SCALE
+        arguments = [f"--weight_decay={WEIGHT_DECAY}", f"--momentum={MOMENTUM}"]
+        self.step = build_step(network, parse(arguments), world_size=1, backend="cpu")
 
     def run(self, batch: Sequence[Tensor]) -> tuple[float, dict[str, np.ndarray]]:
         """Make one step; return the loss and the gradients by name (without prefix)."""
-        loss, gradients = self(*batch)
-        names = [p.name.removeprefix(PREFIX) for p in self.optimizer.parameters]
-        unscaled = [gradient.asnumpy() / LOSS_SCALE for gradient in gradients]
-        return float(loss.asnumpy()), dict(zip(names, unscaled, strict=True))
+        loss, _, _, gradients = self.step.gradients(*batch)
+        names = [p.name.removeprefix(PREFIX) for p in self.step.optimizer.parameters]
+        found = {
+            name: values.asnumpy().copy() for name, values in zip(names, gradients, strict=True)
+        }
+        self.step.apply(gradients, LEARNING_RATE)
+        return float(loss.asnumpy()), found
 
 
 def check_network(golden: Golden, size: str) -> Iterator[Difference]:
@@ -174,10 +162,10 @@ def _check_strong_decay(
     """One step at decay 0.5, calculated from the groups instead of compiled once more."""
     decay = 0.5
     values = dict(after)
-    for group in decay_groups(network, decay):
-        for parameter in group["params"]:
+    for group, share in zip(decay_groups(network), (0.0, decay), strict=True):
+        for parameter in group:
             name = parameter.name.removeprefix(PREFIX)
-            decayed = gradients[name] + group["weight_decay"] * before[name]
+            decayed = gradients[name] + share * before[name]
             values[name] = before[name] - LEARNING_RATE * decayed
     yield from _check_sums(size, recorded, 1, values, AFTER_ONE, decay)
 
@@ -185,7 +173,7 @@ def _check_strong_decay(
 def _check_checkpoint(
     size: str, recorded: Sequence[Sequence[Any]], step: Step
 ) -> Iterator[Difference]:
-    ours = {p.name: (list(p.shape), str(p.dtype).lower()) for p in step.get_parameters()}
+    ours = {p.name: (list(p.shape), str(p.dtype).lower()) for p in step.step.get_parameters()}
     theirs = {name: (shape, kind.lower()) for name, shape, kind in recorded}
     different = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     yield Difference(f"{size}: training checkpoint, entries that differ", len(different), 0.0)

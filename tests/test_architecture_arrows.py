@@ -20,7 +20,7 @@ FOLDED = ("orchestrator.cli", "orchestrator.jobfile")  # one line each on the ma
 
 RAY = {"cluster.ray_node"}
 RICH = {"orchestrator.cli.plan", "orchestrator.display"}
-YAML = {"orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
+YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 SUBPROCESS = {
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_client",  # the controller starts Ray's keeper

@@ -16,6 +16,7 @@ from orchestrator.checkpoints import (
     Broken,
     Checkpoint,
     Verified,
+    best,
     catalogue,
     delete,
     expendable,
@@ -146,6 +147,56 @@ def test_only_finished_directories_are_in_the_catalogue(tmp_path: Path) -> None:
     assert catalogue(tmp_path / "none") == []
 
 
+def test_no_link_is_a_checkpoint(tmp_path: Path) -> None:
+    """Neither `best` nor a link with a checkpoint's name counts, wherever it leads."""
+    path = write_checkpoint(tmp_path / "here", 10)
+    elsewhere = write_checkpoint(tmp_path / "elsewhere", 20)
+    (path.parent / "best").symlink_to(path.name)
+    (path.parent / elsewhere.name).symlink_to(elsewhere)
+    assert [c.path for c in catalogue(path.parent)] == [path]
+
+
+def test_best_is_what_its_link_says(tmp_path: Path) -> None:
+    """The bare name of a checkpoint, be it there or not; None without a link."""
+    assert best(tmp_path) is None
+    assert best(tmp_path / "none") is None
+    (tmp_path / "best").symlink_to("step-00000010")
+    assert best(tmp_path) == tmp_path / "step-00000010"
+    write_checkpoint(tmp_path, 10)
+    assert best(tmp_path) == tmp_path / "step-00000010"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/etc", "../step-00000010", "./step-00000010", "step-00000010/", "step-00000010/..", "best",
+     "step-10", ".step-00000010.deleted", "step-00000010\n"],
+)  # fmt: skip
+def test_a_link_that_leads_elsewhere_is_no_best(tmp_path: Path, target: str) -> None:
+    """Only the bare name of a checkpoint is believed."""
+    (tmp_path / "best").symlink_to(target)
+    assert best(tmp_path) is None
+
+
+def test_a_directory_called_best_is_no_link(tmp_path: Path) -> None:
+    """It is somebody's own, and tells nothing."""
+    write_checkpoint(tmp_path, 10).rename(tmp_path / "best")
+    assert best(tmp_path) is None
+    assert catalogue(tmp_path) == []
+
+
+def test_a_link_that_cannot_be_read_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage that stutters must not cost the best checkpoint."""
+
+    def stale(*_: object) -> str:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(os, "readlink", stale)
+    with pytest.raises(OSError, match="Stale"):
+        best(tmp_path)
+
+
 def test_the_newest_that_is_whole_is_taken(tmp_path: Path) -> None:
     """What is broken comes first with its reason, then the first whole one, and no more."""
     paths = [write_checkpoint(tmp_path, step) for step in (10, 20, 30, 40)]
@@ -263,3 +314,14 @@ def test_retention_is_done_once(kinds: list[bool], keep: int) -> None:
     present = made(kinds)
     gone = set(expendable(present, keep))
     assert expendable([c for c in present if c.path not in gone], keep) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 5), st.data())
+def test_retention_spares_the_best(kinds: list[bool], keep: int, data: st.DataObject) -> None:
+    """It stays, however old it is, and changes nothing for all others."""
+    present = made(kinds)
+    spared = data.draw(st.sampled_from(present)).path
+    usual = expendable(present, keep)
+    assert expendable(present, keep, spared) == [path for path in usual if path != spared]
+    assert expendable(present, keep, Path("/c/gone")) == usual

@@ -17,7 +17,7 @@ from model.checkpoint import STATE, TrainingState, write_json
 from model.coco import CocoDataset
 from model.coco_eval import CocoFigures
 from model.config import Config, ConfigError
-from model.evaluate import batches, evaluate, load_held_out, write_results
+from model.evaluate import Detector, batches, evaluate, held_out, load_held_out, write_results
 from model.rehearsal_data import Recipe, make
 from model.yolo import YoloV3
 
@@ -88,6 +88,37 @@ def test_evaluation_is_the_same_every_time(data: Path, checkpoint: Path, tmp_pat
     figures = json.loads((tmp_path / evaluation.FIGURES).read_text())
     assert figures == first.figures.to_json()
     assert "Average Precision" in first.figures.table()
+
+
+def test_shares_put_together_are_the_whole(data: Path, checkpoint: Path) -> None:
+    """Whole batches dealt to two: each image on one side, and found the same as by one alone."""
+    settings = config(data, "--eval_ignore_threshold=0.2")
+    detector = Detector(settings, held_out(settings, None))
+    assert detector.batches == 3
+    whole = detector.detect(checkpoint)
+    shares = [detector.detect(checkpoint, first, 2) for first in range(2)]
+    assert not set(shares[0][:, 0]) & set(shares[1][:, 0])
+    joined = np.concatenate(shares)
+    np.testing.assert_array_equal(joined[np.argsort(joined[:, 0], kind="stable")], whole)
+    assert len(detector.detect(checkpoint, 7, 8)) == 0
+
+
+def test_a_detector_finds_what_its_last_checkpoint_finds(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its graph is compiled once; other weights are loaded into it as into a new one."""
+    settings = config(data, "--eval_ignore_threshold=0.2")
+    rows = ms.load_checkpoint(str(checkpoint))
+    other = tmp_path / "other.ckpt"
+    ms.save_checkpoint(
+        [{"name": name, "data": ms.Tensor(row.asnumpy() * 0.9)} for name, row in rows.items()],
+        str(other),
+    )
+    detector = Detector(settings, held_out(settings, None))
+    first, second, again = map(detector.detect, (checkpoint, other, checkpoint))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(second, evaluate(settings, other).detections)
 
 
 def test_no_detections_are_a_result_too(data: Path, checkpoint: Path) -> None:

@@ -20,7 +20,10 @@ STEPS = 14
 
 @pytest.fixture(scope="module")
 def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks of the real trainer, with the real network made very small."""
+    """Two ranks of the real trainer, with the real network made very small.
+
+    With all that a step may carry from one to the next: sizes in turn, averaged weights.
+    """
     directory = tmp_path_factory.mktemp("exact")
     make(directory / "data", Recipe(images=24, val_images=4, seed=3, size=64))
     document: dict[str, Any] = {
@@ -31,7 +34,8 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "args": {
             "data_dir": str(directory / "data"),
             "per_batch_size": 2,
-            "training_shape": 64,
+            "multi_scale": [64, 96],
+            "resize_rate": 3,
             "testing_shape": 64,
             "res2net_block": [1, 1, 1, 1],
             "res2net_in_channels": [16, 16, 32, 64],
@@ -40,6 +44,8 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "freeze_backbone": False,
             "backbone_bn": "batch",
             "lr": 0.001,
+            "clip_norm": 30,
+            "ema_decay": 0.9,
             "max_steps": STEPS,
             "evaluate_at_end": True,
         },

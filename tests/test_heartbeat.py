@@ -68,6 +68,24 @@ def test_nothing_and_half_a_record_are_no_heartbeat(path: Path) -> None:
         assert read_heartbeat(path) is None
 
 
+def test_an_evaluation_between_two_steps_is_no_part_of_the_second(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one long evaluation would let hangs go unseen: their limit is learnt from the steps."""
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    writer = HeartbeatWriter(path)
+    writer.phase("train")
+    writer.step(1, 0.5, 4, None)
+    writer.step(2, 0.5, 4, None)
+    for phase in ("checkpoint", "train", "evaluate", "train"):
+        writer.phase(phase)
+    writer.step(3, 0.5, 4, None)
+    beat = read_heartbeat(path)
+    assert beat is not None
+    assert beat.step_seconds == 10.0
+
+
 def test_a_step_carries_all_its_figures(path: Path) -> None:
     """Step, loss, images so far, total, and the time since the step before."""
     writer = HeartbeatWriter(path)

@@ -28,7 +28,7 @@ class Terms(nn.Cell):
 
     def construct(self, raw_l, raw_m, raw_s, *targets):
         """Return the sum and the stacked terms."""
-        terms = self.terms((raw_l, raw_m, raw_s), targets[:3], targets[3:])
+        terms, _ = self.terms((raw_l, raw_m, raw_s), targets[:3], targets[3:])
         return terms[0] + terms[1] + terms[2] + terms[3], ops.stack(terms)
 
 
@@ -151,13 +151,20 @@ def test_a_cell_that_overlaps_an_object_is_not_called_background(evaluate: Evalu
 
 
 def test_detection_loss_is_the_sum_of_its_terms(evaluate: Evaluate) -> None:
-    """The scalar that training uses is xy + wh + objectness + classes over all heads."""
+    """The scalar adds four terms over three heads; the shares tell each head and term."""
     rng = np.random.default_rng(0)
     raws = [raw + rng.normal(size=raw.shape).astype(np.float32) for raw in quiet_raws()]
     targets = batch([OBJECT, [0, 0, 20, 12, 1]], [[5, 5, 60, 60, 0]])
     terms, _ = evaluate(raws, targets)
-    loss = DetectionLoss(SMALL)(*(Tensor(array) for array in (*raws, *targets.arrays())))
+    inputs = [Tensor(array) for array in (*raws, *targets.arrays())]
+    loss, shares = DetectionLoss(SMALL)(*inputs)
     assert float(loss.asnumpy()) == pytest.approx(sum(terms.values()), rel=1e-5)
+    np.testing.assert_allclose(shares.asnumpy().sum(axis=1), list(terms.values()), rtol=1e-5)
+    for index, head in enumerate(HEADS):
+        alone, _ = LossTerms(SMALL, (head,))(inputs[index : index + 1],
+            inputs[3 + index : 4 + index], inputs[6 + index : 7 + index])  # fmt: skip
+        found = [float(term.asnumpy()) for term in alone]
+        np.testing.assert_allclose(shares.asnumpy()[:, index], found, rtol=1e-5)
 
 
 def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -18,13 +18,17 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from model import checkpoint as checkpoints
+from model.averaging import PREFIX as AVERAGED
 from model.checkpoint import (
     MANIFEST,
+    MODEL,
     CheckpointWriter,
     TrainingState,
     link_original_name,
     measure,
     parts_of,
+    save_own_copy,
+    split_average,
     statistics_of,
 )
 from model.config import ConfigError
@@ -147,9 +151,93 @@ def test_each_rank_gets_its_own_statistics_back(tmp_path: Path, rank: int) -> No
 
 def test_ranks_differ_in_statistics_only() -> None:
     """What other ranks save is the moving statistics and nothing else."""
-    names = [row.name for row in statistics_of(list(Network(1).get_parameters()))]
+    names = list(statistics_of(split_average(Network(1))[0]))
     assert len(names) == 2
     assert all(name.endswith((".moving_mean", ".moving_variance")) for name in names)
+
+
+class Averaged(Network):
+    """The stand-in with a moving average of its weights."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.averages = ms.ParameterTuple(
+            [
+                Parameter(Tensor(row.asnumpy() / 2), name=AVERAGED + row.name)
+                for row in self.rows
+                if row.name.startswith("yolo_network.")
+            ]
+        )
+
+
+def test_averaged_weights_have_a_file_of_their_own(tmp_path: Path) -> None:
+    """They come back bit for bit, and a step directory is evaluated by them."""
+    final = CheckpointWriter(tmp_path, 0, 1, 1).save(Averaged(1), STATE)
+    assert sorted(os.listdir(final)) == sorted([*parts_of(1, averaged=True), MANIFEST])
+    again = Averaged(5)
+    load(final, again, rank_of(0))
+    assert same(values(again), values(Averaged(1)))
+    weights, last = Weights(), Weights()
+    load_weights(final, weights)
+    load_weights(final / MODEL, last)
+    for name, value in values(weights).items():
+        np.testing.assert_array_equal(value, values(last)[name] * 0.5)
+
+
+def test_an_average_is_neither_dropped_nor_made_up(tmp_path: Path) -> None:
+    """A run that averages does not resume from one that does not, nor the other way round."""
+    with_it = CheckpointWriter(tmp_path / "a", 0, 1, 1).save(Averaged(1), STATE)
+    without = written(tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"ema_decay=0: .* was written with a moving average"):
+        load(with_it, Network(1), rank_of(0))
+    with pytest.raises(ConfigError, match=r"ema_decay: .* was written without a moving average"):
+        load(without, Averaged(1), rank_of(0))
+
+
+def test_heads_may_be_left_as_drawn(tmp_path: Path) -> None:
+    """With reset_head the convolutions that predict keep their values and are listed."""
+
+    def network(classes: int, value: float) -> nn.Cell:
+        cell = nn.Cell()
+        cell.rows = ms.ParameterTuple(
+            [
+                Parameter(Tensor(np.full(shape, value, np.float32)), name=name)
+                for name, shape in (
+                    ("feature_map.backblock0.conv5.0.weight", (4, 2)),
+                    ("feature_map.backblock0.conv6.weight", (3 * (classes + 5), 4)),
+                    ("feature_map.backblock0.conv6.bias", (3 * (classes + 5),)),
+                )
+            ]
+        )
+        return cell
+
+    file = tmp_path / "coco.ckpt"
+    ms.save_checkpoint(network(80, 1.0), str(file))
+    mine = network(4, 2.0)
+    with pytest.raises(ConfigError, match=r"conv6"):
+        load_weights(file, mine)
+    left = load_weights(file, mine, reset_head=True)
+    assert left == ["feature_map.backblock0.conv6.bias", "feature_map.backblock0.conv6.weight"]
+    assert {name: float(v.flat[0]) for name, v in values(mine).items()} == {
+        "feature_map.backblock0.conv5.0.weight": 1.0,
+        "feature_map.backblock0.conv6.weight": 2.0,
+        "feature_map.backblock0.conv6.bias": 2.0,
+    }
+
+
+def test_own_copies_go_with_their_checkpoints(tmp_path: Path) -> None:
+    """A rank's copy of everything is kept as long as the common checkpoint of its step."""
+    checkpoints_, folder = tmp_path / "checkpoints", tmp_path / "ckpt_1"
+    for step in (20, 40):
+        (checkpoints_ / f"step-{step:08d}").mkdir(parents=True)
+        save_own_copy(Network(1), checkpoints_ / f"step-{step:08d}", folder, f"1-1_{step}.ckpt")
+    os.rmdir(checkpoints_ / "step-00000020")
+    (checkpoints_ / "step-00000060").mkdir()
+    save_own_copy(Network(1, 1), checkpoints_ / "step-00000060", folder, "1-2_60.ckpt")
+    assert sorted(os.listdir(folder)) == ["1-1_40.ckpt", "1-2_60.ckpt"]
+    again = Network(5)
+    ms.load_param_into_net(again, ms.load_checkpoint(str(folder / "1-2_60.ckpt")))
+    assert same(values(again), values(Network(1, 1)))
 
 
 def test_missing_rank_is_named(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def test_learning_from_scratch_reaches_the_first_convolution() -> None:
     architecture = Architecture(**TINY, freeze_backbone=False, backbone_bn="batch")
     network = TrainingNetwork(YoloV3(architecture), DetectionLoss(architecture))
     weights = [p for p in network.trainable_params() if p.name.endswith("weight")]
-    gradients = ops.grad(network, None, ms.ParameterTuple(weights))(*batch(architecture))
+    gradients = ops.grad(network, None, ms.ParameterTuple(weights), has_aux=True)(
+        *batch(architecture)
+    )[0]
     for parameter, gradient in zip(weights, gradients, strict=True):
         values = gradient.asnumpy()
         assert np.isfinite(values).all(), parameter.name

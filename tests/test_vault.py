@@ -73,6 +73,23 @@ def test_the_only_whole_checkpoint_stays(run: RunDirectory) -> None:
     assert steps(run) == [40, 30, 20, 10]
 
 
+def test_what_best_names_stays_as_long_as_it_is_named(run: RunDirectory) -> None:
+    """Retention spares it; when the link moves on, it goes; where the link leads, nothing does."""
+    vault = Vault(run, keep=1)
+    link = run.checkpoints / checkpoints.BEST
+    outside = write_checkpoint(run.root / "outside", 10)
+    for step in (10, 20, 30):
+        write_checkpoint(run.checkpoints, step)
+    link.symlink_to("step-00000010")
+    assert [path.name for path in vault.tend().retired] == ["step-00000020"]
+    assert steps(run) == [30, 10]
+    link.unlink()
+    link.symlink_to(outside)
+    assert [path.name for path in vault.tend().retired] == ["step-00000010"]
+    assert steps(run) == [30]
+    assert outside.is_dir() and link.is_symlink()
+
+
 def test_what_cannot_be_deleted_is_no_failure(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

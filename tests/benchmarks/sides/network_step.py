@@ -29,9 +29,10 @@ from model.yolo import YoloV3
 from tests.benchmarks.sides import peak_gigabytes, report
 
 BOXES = 7
+LEARNING_RATE = 0.001
 
 
-def random_batch(side: int, batch: int) -> list[Tensor]:
+def random_batch(side: int, batch: int) -> list[np.ndarray]:
     """Images and targets as the training network takes them."""
     rng = np.random.default_rng(1)
     targets = []
@@ -41,7 +42,7 @@ def random_batch(side: int, batch: int) -> list[Tensor]:
         classes = rng.integers(0, FULL.num_classes, (BOXES, 1))
         targets.append(make_targets(np.concatenate([low, high, classes], axis=1), side, FULL))
     images = rng.standard_normal((batch, 3, side, side)).astype(np.float32)
-    return [Tensor(images), *(Tensor(array) for array in stack(targets).arrays())]
+    return [images, *stack(targets).arrays()]
 
 
 def timed_steps(side: int, batch: int, warm: int, steps: int, cache: Path) -> dict[str, Any]:
@@ -50,11 +51,12 @@ def timed_steps(side: int, batch: int, warm: int, steps: int, cache: Path) -> di
     network = TrainingNetwork(YoloV3(FULL), DetectionLoss(FULL))
     step = build_step(network, parse([]), world_size=1, backend="cpu")
     inputs = random_batch(side, batch)
-    CompileCache(cache, f"step_{side}_{batch}", 0).compile(lambda: step.compile(*inputs))
+    shapes = [tuple(array.shape for array in inputs)]
+    CompileCache(cache, f"step_{side}_{batch}", 0).compile(lambda: step.compile_for(shapes))
     seconds, cpu = [], []
     for _ in range(warm + steps):
         since, used = time.perf_counter(), time.process_time()
-        loss = float(step(*inputs).asnumpy())
+        loss = step.train(inputs, LEARNING_RATE).loss
         seconds.append(time.perf_counter() - since)
         cpu.append(time.process_time() - used)
         print(json.dumps({"loss": loss, "seconds": seconds[-1], "cpu": cpu[-1]}), flush=True)
@@ -81,7 +83,7 @@ def convolutions(side: int) -> list[dict[str, Any]]:
     for _, cell in network.cells_and_names():
         if isinstance(cell, nn.Conv2d):
             cell.register_forward_hook(note)
-    network(random_batch(side, 1)[0])
+    network(Tensor(random_batch(side, 1)[0]))
     return found
 
 

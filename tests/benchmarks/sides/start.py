@@ -64,9 +64,10 @@ def start(cache: Path, checkpoints: Path, since: float) -> dict[str, Any]:
         parts.mark("checkpoint")
     inputs = random_batch(SIDE, BATCH)
     parts.mark("batch")
-    CompileCache(cache, "start", 0).compile(lambda: step.compile(*inputs))
+    shapes = [tuple(array.shape for array in inputs)]
+    CompileCache(cache, "start", 0).compile(lambda: step.compile_for(shapes))
     parts.mark("graph")
-    step(*inputs).asnumpy()
+    step.train(inputs, 0.001)
     parts.mark("first step")
     if not resumes:
         state = checkpoint.TrainingState(
