@@ -9,7 +9,7 @@ import cv2
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import decode_nms, training_step
+from tests.benchmarks import decode_nms, start_full, training_step
 from tests.benchmarks.bench import Bench, BenchmarkError, Progress, Unavailable, place
 from tests.benchmarks.sides import decode, modelzoo_pipeline, photographs, pipeline, run_side
 from tests.benchmarks.sides.heads import STRIDES, synthetic_heads
@@ -97,3 +97,26 @@ def test_a_side_reports_on_its_last_line(progress: Progress, tmp_path: Path) -> 
         assert run_side(bench, "photographs", tmp_path / "data", 1, timeout=60) == 1
         with pytest.raises(BenchmarkError, match="FileExistsError"):
             run_side(bench, "photographs", tmp_path / "data", 1, timeout=60)
+
+
+def test_a_start_is_measured_warm_and_cold_in_turn(
+    monkeypatch: pytest.MonkeyPatch, progress: Progress
+) -> None:
+    """Warm starts share the cache that the first one filled; every cold one has an empty cache."""
+    caches, checkpoints = [], set()
+
+    def side(bench: Bench, name: str, *arguments: object, **options: object) -> Any:
+        warm = arguments[0] in caches
+        caches.append(arguments[0])
+        checkpoints.add(arguments[1])
+        graph = 2.0 if warm else 17.0
+        return {"seconds": {"imports": 1.0, "graph": graph}, "cpu": {"imports": 1.0, "graph": 1.0},
+                "memory": 2.5}  # fmt: skip
+
+    monkeypatch.setattr(start_full, "run_side", side)
+    with place(progress) as bench:
+        found = start_full.measure(bench, frozenset(start_full.NAMES))["start_full_warm"]
+    assert len(checkpoints) == 1
+    assert len(caches) == 1 + 2 * start_full.ROUNDS
+    assert len(set(caches)) == 1 + start_full.ROUNDS
+    assert (found.ours.median, found.ratio) == (3.0, 6.0)
