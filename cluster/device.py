@@ -21,6 +21,14 @@ class DeviceKind(enum.Enum):
         return self is DeviceKind.ASCEND
 
     @property
+    def visible_variable(self) -> str | None:
+        """The variable that lists the devices a process may see, if the kind has one."""
+        return {
+            DeviceKind.ASCEND: "ASCEND_RT_VISIBLE_DEVICES",
+            DeviceKind.GPU: "CUDA_VISIBLE_DEVICES",
+        }.get(self)
+
+    @property
     def is_slot(self) -> bool:
         """True when a node offers as many of them as are asked for: no hardware is counted."""
         return self is DeviceKind.CPU

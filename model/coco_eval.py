@@ -8,8 +8,9 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from model.curves import ClassCurve, Curves
 from model.data_error import EXIT_NOT_READABLE, DataError
 
 TITLE = "=============coco eval result========="
@@ -37,11 +39,15 @@ ROWS: tuple[_Row, ...] = (
 
 @dataclass(frozen=True)
 class CocoFigures:
-    """The twelve figures, each from 0 to 1, or -1 where there is no object of that kind."""
+    """The twelve figures, each from 0 to 1, or -1 where there is no object of that kind.
+
+    ``curves`` are those they are the means of; None for figures that were read or made up.
+    """
 
     values: tuple[float, ...]
     images: int
     detections: int
+    curves: Curves | None = field(default=None, compare=False, repr=False)
 
     def __getitem__(self, key: str) -> float:
         """Return one figure by its key in ROWS, e.g. "AP50"."""
@@ -91,7 +97,32 @@ def evaluate_detections(
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    return CocoFigures(tuple(float(value) for value in judge.stats), len(wanted), len(rows))
+    values = tuple(float(value) for value in judge.stats)
+    return CocoFigures(values, len(wanted), len(rows), _curves(judge, truth))
+
+
+def _curves(judge: COCOeval, truth: COCO) -> Curves:
+    """Take the curves of 100 detections and all areas out of pycocotools' table.
+
+    Its ``precision`` is (T overlaps, R recalls, K classes, A areas, M numbers of detections), with
+    -1 for a class that has no object.
+    """
+    params = judge.params
+    precision = judge.eval["precision"][:, :, :, params.areaRngLbl.index("all"), -1]
+    overlaps = [int(np.argmin(abs(params.iouThrs - iou))) for iou in (0.5, 0.75)]
+    table = np.concatenate([precision[overlaps], precision.mean(axis=0, keepdims=True)])
+    wanted = set(params.imgIds)
+    objects = Counter(
+        row["category_id"] for row in truth.dataset["annotations"]
+        if row["image_id"] in wanted and not row["iscrowd"]
+    )  # fmt: skip
+    return Curves(params.recThrs, tuple(
+        ClassCurve(
+            number, str(truth.cats[number].get("name", number)), objects[number],
+            table[:, :, place] if precision[0, 0, place] > -1 else None,
+        )
+        for place, number in enumerate(map(int, params.catIds))
+    ))  # fmt: skip
 
 
 def _read(file: str) -> Any:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from model.architecture import ANCHORS_PER_HEAD, HEADS, STRIDES, Architecture, check_side
+from model.architecture import Architecture, check_side
+from model.batch_memory import BatchMemory
 from model.coco import CocoDataset, CocoImage, DataError
 from model.image_file import Flaw, load_image, read_image
 from model.journal import LOGGER
@@ -28,8 +29,14 @@ from model.sampling import (
     steps_per_epoch,
 )
 from model.substitutes import TRIES, Replacement, ReplacementLog, candidates
-from model.targets import make_targets
-from model.transforms import AugmentationSettings, augment, sample_generator
+from model.targets import Targets, make_targets
+from model.transforms import (
+    Augmentation,
+    AugmentationSettings,
+    augmented,
+    draw_augmentation,
+    sample_generator,
+)
 
 DEFAULT_CACHE_BYTES = 256 << 20
 __all__ = ["BATCH_ARRAYS", "Batch", "ImageCache", "TrainingData", "read_image"]
@@ -50,10 +57,9 @@ class ImageCache:
     def get(self, image: CocoImage) -> np.ndarray | Flaw:
         """Return the pixels of ``image``, (height, width, 3) uint8 RGB, read only, or its flaw."""
         with self._lock:
-            pixels = self._images.get(image.path)
-            if pixels is not None:
+            if image.path in self._images:
                 self._images.move_to_end(image.path)
-                return pixels
+                return self._images[image.path]
         pixels = load_image(image)
         if isinstance(pixels, Flaw):
             return pixels
@@ -74,7 +80,8 @@ class Batch:
     ``images`` (B, 3, side, side) float32, normalised RGB; ``y_true_*`` (B, G, G, 3, 5 + C) and
     ``gt_*`` (B, max_boxes, 4) float32 as :mod:`model.targets` says; ``image_ids`` (B,) int64 are
     those that the order of the epoch asks for; which of them were unusable, and what was trained
-    instead, ``replaced`` says.
+    instead, ``replaced`` says. The arrays of :attr:`inputs` are read only, and their memory is used
+    again once nothing refers to it.
     """
 
     images: np.ndarray
@@ -139,6 +146,9 @@ class TrainingData:
         self.augmentation = augmentation or AugmentationSettings()
         self.cache = cache or ImageCache()
         self.replacements = ReplacementLog()
+        self._memory = BatchMemory(
+            batch_size, max(self.sides), architecture, self.augmentation.max_boxes
+        )
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, world_size)
         # OpenCV's own threads would multiply by the workers and by the ranks of the node.
         cv2.setNumThreads(0)
@@ -170,74 +180,65 @@ class TrainingData:
         of a failing storage.
         """
         side, epoch = self.side_of(global_step), self.epoch_of(global_step)
+        positions = self._positions(global_step)
         replaced: list[Replacement] = []
-        arrays = self._empty(side)
-        for place, position in enumerate(self._positions(global_step)):
-            sample = {name: array[place] for name, array in arrays.items()}
-            self._fill(sample, position, epoch, side, replaced)
+        images, targets = self._memory.lend(side)
+        # What is small is done for all samples at once: between images, which drive all else from
+        # the processor's caches, it takes twice as long, and other workers wait for Python.
+        drawn = [self._draw(position, position, epoch, side) for position in positions]
+        for place, position in enumerate(positions):
+            used, pixels = self._usable(position, epoch, replaced)
+            if used != position:
+                drawn[place] = self._draw(used, position, epoch, side)
+            augmented(pixels, drawn[place], side, images[place])
+        self._assign([sample.boxes for sample in drawn], side, targets)
         for replacement in replaced:
             self.replacements.note(replacement, epoch)
-        ids = np.array(self.sample_ids(global_step), dtype=np.int64)
+        for array in (images, *targets.arrays()):
+            array.flags.writeable = False
+        ids = [self.dataset.images[position].id for position in positions]
         return Batch(
-            **arrays,
-            image_ids=ids,
+            images=images,
+            **vars(targets),
+            image_ids=np.array(ids, dtype=np.int64),
             side=side,
             global_step=global_step,
             replaced=tuple(replaced),
         )
 
-    def iterate(self, start_step: int, stop_step: int, workers: int = 1) -> Iterator[Batch]:
+    def iterate(self, start_step: int, stop_step: int, workers: int = 1) -> Generator[Batch]:
         """Yield the batches from ``start_step`` up to, not with, ``stop_step``, in order.
 
-        ``workers`` threads work ahead by at most one batch each and one more (0: no thread). An
-        error is raised where its batch would have come. When the iterator ends, fails or is
-        closed, its threads have ended.
+        ``workers`` threads work ahead by at most one batch each and one more (0: no thread). They
+        begin with the first batch asked for, have the CPU set of the thread that asks, and cannot
+        outlive the process, nor the iterator: when it ends, fails or is closed, they have ended.
+        An error is raised where its batch would have come.
         """
         if workers <= 0:
             return (self.batch(step) for step in range(start_step, stop_step))
         return _prefetch(self.batch, range(start_step, stop_step), workers)
 
     def _positions(self, global_step: int) -> list[int]:
-        positions = step_positions(
+        return step_positions(
             len(self.dataset), self.batch_size, self.world_size, self.rank, global_step, self.seed
-        )
-        return [int(position) for position in positions]
+        ).tolist()
 
-    def _empty(self, side: int) -> dict[str, np.ndarray]:
-        """Return arrays for a batch by the names of BATCH_ARRAYS; all but the images are zero."""
-        shapes = {"images": (3, side, side)}
-        for head in HEADS:
-            grid = side // STRIDES[head]
-            cell = (ANCHORS_PER_HEAD, self.architecture.attributes)
-            shapes[f"y_true_{head}"] = (grid, grid, *cell)
-            shapes[f"gt_{head}"] = (self.augmentation.max_boxes, 4)
-        # Zeros cost nothing until they are written, and targets are nearly all zero.
-        return {name: np.zeros((self.batch_size, *shapes[name]), np.float32)
-                for name in BATCH_ARRAYS}  # fmt: skip
-
-    def _fill(
-        self,
-        sample: dict[str, np.ndarray],
-        position: int,
-        epoch: int,
-        side: int,
-        replaced: list[Replacement],
-    ) -> None:
-        """Make one sample in its place of a batch, which is zero."""
-        rng = sample_generator(self.seed, epoch, self.dataset.images[position].id)
-        position, source = self._usable(position, epoch, replaced)
-        _, boxes = augment(
-            source, self.dataset.boxes(position), side, rng, self.augmentation, sample["images"]
-        )
-        targets = make_targets(
-            boxes, side, self.architecture,
-            max_boxes=self.augmentation.max_boxes, label_smooth=self.label_smooth,
+    def _draw(self, position: int, asked: int, epoch: int, side: int) -> Augmentation:
+        """Draw for the image at ``position``, which takes the place of the one ``asked`` for."""
+        image = self.dataset.images[position]
+        return draw_augmentation(
+            sample_generator(self.seed, epoch, self.dataset.images[asked].id),
+            self.dataset.boxes(position), (image.width, image.height), side, self.augmentation,
         )  # fmt: skip
-        for head in HEADS:
-            truth = getattr(targets, f"y_true_{head}")
-            occupied = truth[..., 4] == 1.0
-            sample[f"y_true_{head}"][occupied] = truth[occupied]
-            sample[f"gt_{head}"][:] = getattr(targets, f"gt_{head}")
+
+    def _assign(self, boxes: list[np.ndarray], side: int, targets: Targets) -> None:
+        """Make the targets of all samples in their places of a batch of zeros."""
+        for place, sample in enumerate(boxes):
+            make_targets(
+                sample, side, self.architecture,
+                max_boxes=self.augmentation.max_boxes, label_smooth=self.label_smooth,
+                out=Targets(*(array[place] for array in targets.arrays())),
+            )  # fmt: skip
 
     def _usable(
         self, position: int, epoch: int, replaced: list[Replacement]
@@ -278,7 +279,7 @@ def _check_settings(
         check_side(side)
 
 
-def _prefetch(make: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
+def _prefetch(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:
     """Yield ``make(step)`` in order while worker threads are ahead by ``workers + 1`` steps."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="training-data")
     pending: deque[Future[Batch]] = deque()

@@ -1,4 +1,7 @@
-"""`python -m model.data check DIR`: the report on a data set, for people or as JSON."""
+"""`python -m model.data check DIR`: the report on a data set, for people or as JSON.
+
+Also the way into the other commands of `model.data`.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ import contextlib
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
+from model import anchor_report
 from model.data_check import check
 from model.data_error import EXIT_NOT_READABLE
 from model.data_findings import Finding, Report
+from model.progress_line import ProgressLine
 
 EXAMPLES_SHOWN = 5
-QUIET_SECONDS = 2.0
 _WIDEST = 300
 
 
@@ -75,33 +78,6 @@ def document(report: Report) -> dict[str, Any]:
     }
 
 
-class ProgressLine:
-    """Says on ``stream`` how far the reading is, once it takes longer than two seconds."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Start the clock."""
-        self.stream = stream
-        self._next = time.monotonic() + QUIET_SECONDS
-        self._open = False
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` images, at most every two seconds (ten in a file)."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        terminal = self.stream.isatty()
-        self._next = now + (QUIET_SECONDS if terminal else 5 * QUIET_SECONDS)
-        self._open = terminal
-        text = f"{done} of {total} images read"
-        print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=self.stream)
-        self.stream.flush()
-
-    def close(self) -> None:
-        """End the line."""
-        if self._open:
-            print(file=self.stream)
-
-
 @contextlib.contextmanager
 def _decoders_silenced() -> Iterator[TextIO]:
     """Give a stream to the real stderr, while what image libraries print there is dropped.
@@ -122,11 +98,20 @@ def _decoders_silenced() -> Iterator[TextIO]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 65 for what is refused, or 66 for what is missing."""
+    """Run a command; returns 0, 64 for values, 65 for what is refused, 66 for what is missing."""
     parser = argparse.ArgumentParser(
-        prog="python -m model.data", description="What is wrong with a data set."
+        prog="python -m model.data", description="What a data set holds."
     )
-    command = parser.add_subparsers(required=True, metavar="check").add_parser(
+    commands = parser.add_subparsers(required=True, metavar="check | anchors")
+    _add_check(commands)
+    anchor_report.add_command(commands)
+    given = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = given.run
+    return run(given)
+
+
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser(
         "check", help="name bad data before training; exit 0, 65 (refused) or 66 (missing)"
     )
     command.add_argument("directory", metavar="DIR", help="holds train2017, val2017, annotations")
@@ -135,7 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     command.add_argument("--full", action="store_true", help="decode every image, not headers only")
-    given = parser.parse_args(arguments)
+    command.set_defaults(run=_run_check)
+
+
+def _run_check(given: argparse.Namespace) -> int:
     try:
         report = _check(given)
     except OSError as error:

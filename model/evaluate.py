@@ -179,8 +179,11 @@ def batches(
 def write_results(result: Evaluation, folder: Path) -> Path:
     """Write `predict_<time>.json` and the figures into `folder`; returns the former."""
     from model.coco_eval import write_figures, write_predictions
+    from model.curves import write_curves
 
     write_figures(folder / FIGURES, result.figures)
+    if result.figures.curves is not None:
+        write_curves(folder, result.figures.curves)
     return write_predictions(folder, result.detections)
 
 
@@ -212,6 +215,8 @@ def run(config: Config, rank: Rank) -> Evaluation:
     folder = base / time.strftime("%Y-%m-%d_time_%H_%M_%S")
     log.info("result file path: %s", write_results(result, folder))
     log.info("\n%s", result.figures.table())
+    if result.figures.curves is not None:
+        log.info("\n%s", result.figures.curves.table())
     log.info("testing cost time %.2f h", result.seconds / 3600)
     rank.report("evaluation", result.figures.table())
     return result

@@ -170,6 +170,7 @@ def write_results(result: Inference, folder: Path) -> Path:
     """Write all documents into `folder`; returns the path of the detections."""
     from model.checkpoint import write_json
     from model.coco_eval import write_figures, write_predictions
+    from model.curves import write_curves
     from model.whole_file import write_whole
 
     predictions = write_predictions(folder, result.found.rows)
@@ -184,6 +185,8 @@ def write_results(result: Inference, folder: Path) -> Path:
     )  # fmt: skip
     if result.figures is not None:
         write_figures(folder / FIGURES, result.figures)
+        if result.figures.curves is not None:
+            write_curves(folder, result.figures.curves)
         write_whole(folder / ACCURACY, result.figures.table().encode())
     write_json(folder / SUMMARY, result.to_json())
     return predictions

@@ -57,9 +57,8 @@ def rank_share(images: int, world_size: int, rank: int, epoch: int, seed: int = 
     The order is continued from its start until it divides evenly, round and round if there are
     less than half as many images as ranks (where the original fails).
     """
-    order = epoch_order(images, epoch, seed)
-    wanted = np.arange(rank, share_size(images, world_size) * world_size, world_size)
-    return order[wanted % images]
+    whole = slice(0, share_size(images, world_size))
+    return _of_share(images, world_size, rank, epoch, seed, whole)
 
 
 def step_positions(
@@ -67,8 +66,17 @@ def step_positions(
 ) -> np.ndarray:
     """Return the positions (batch_size,) of one rank's images in ``global_step`` (from 0)."""
     epoch, step = divmod(global_step, steps_per_epoch(images, batch_size, world_size))
-    share = rank_share(images, world_size, rank, epoch, seed)
-    return share[step * batch_size : (step + 1) * batch_size]
+    part = slice(step * batch_size, (step + 1) * batch_size)
+    return _of_share(images, world_size, rank, epoch, seed, part)
+
+
+def _of_share(
+    images: int, world_size: int, rank: int, epoch: int, seed: int, part: slice
+) -> np.ndarray:
+    """Return a part of a rank's share, without making the rest of a large one."""
+    places = rank + world_size * np.arange(part.start, part.stop)
+    positions: np.ndarray = epoch_order(images, epoch, seed)[places % images]
+    return positions
 
 
 @lru_cache(maxsize=2)

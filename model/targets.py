@@ -11,7 +11,12 @@ from model.architecture import ANCHORS_PER_HEAD, HEADS, STRIDES, Architecture, c
 MAX_BOXES = 50
 """Boxes kept per image, and rows of the padded ground truth of every head."""
 
+OBJECTNESS = 4
+"""Of a cell's attributes the one that is not zero where there is an object."""
+
 FIRST_ANCHOR = {"s": 0, "m": 3, "l": 6}
+_STRIDES = np.array([STRIDES[head] for head in HEADS])
+_HEAD_OF_ANCHOR = np.repeat(np.argsort([FIRST_ANCHOR[head] for head in HEADS]), ANCHORS_PER_HEAD)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Targets:
         """All six in the order in which the training network takes them."""
         return (self.y_true_l, self.y_true_m, self.y_true_s, self.gt_l, self.gt_m, self.gt_s)
 
+    def by_head(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """What the cells of each of HEADS are, and its padded boxes."""
+        arrays = self.arrays()
+        return arrays[: len(HEADS)], arrays[len(HEADS) :]
+
 
 def make_targets(
     boxes: np.ndarray,
@@ -42,6 +52,7 @@ def make_targets(
     *,
     max_boxes: int = MAX_BOXES,
     label_smooth: float = 0.0,
+    out: Targets | None = None,
 ) -> Targets:
     """Assign boxes (n, 5: x1, y1, x2, y2 in pixels of a square input of `side`, class).
 
@@ -49,8 +60,9 @@ def make_targets(
     to the one anchor of nine whose shape overlaps it most. A later box takes the cell and anchor of
     an earlier one: its position is lost, while classes are kept beside the new one's unless they
     are smoothed. `label_smooth` is the share taken from the true class and spread over the others.
+    They are written into `out`, which is all zeros, if that is given.
     """
-    check_side(side)
+    targets = empty_targets(side, architecture, max_boxes) if out is None else out
     boxes = np.asarray(boxes, np.float32).reshape(-1, 5)
     boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
     if len(boxes) > max_boxes:
@@ -61,11 +73,29 @@ def make_targets(
     centre_size = (np.concatenate([centre, pixels], axis=1) / np.float64(side)).astype(np.float32)
     classes = _class_indices(boxes[:, 4], architecture.num_classes)
     anchors = best_anchors(pixels, np.array(architecture.anchors, np.float64))
-    truths = [
-        _head_truth(head, side, architecture, centre_size, classes, anchors, label_smooth)
-        for head in HEADS
-    ]
-    return Targets(*truths, *(_padded_boxes(truth, max_boxes) for truth in truths))
+    places = _places(centre_size[:, :2], anchors, side)
+    held, cells = _cells(places, centre_size, classes, architecture.attributes, label_smooth)
+    for head, truth, padded in zip(range(len(HEADS)), *targets.by_head(), strict=True):
+        own = held[0] == head
+        truth[tuple(held[1:, own])] = cells[own]
+        padded[: np.count_nonzero(own)] = cells[own, :4]
+    return targets
+
+
+def target_shapes(
+    side: int, architecture: Architecture, max_boxes: int = MAX_BOXES
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Shapes of one image's `y_true_*` and `gt_*`; ValueError for a side 32 does not divide."""
+    check_side(side)
+    cell = (ANCHORS_PER_HEAD, architecture.attributes)
+    grids = [side // STRIDES[head] for head in HEADS]
+    return [(grid, grid, *cell) for grid in grids], [(max_boxes, 4)] * len(HEADS)
+
+
+def empty_targets(side: int, architecture: Architecture, max_boxes: int = MAX_BOXES) -> Targets:
+    """Targets of an image without an object."""
+    truths, padded = target_shapes(side, architecture, max_boxes)
+    return Targets(*(np.zeros(shape, np.float32) for shape in (*truths, *padded)))
 
 
 def stack(targets: list[Targets]) -> Targets:
@@ -90,40 +120,36 @@ def _class_indices(values: np.ndarray, num_classes: int) -> np.ndarray:
     return classes
 
 
-def _head_truth(
-    head: str,
-    side: int,
-    architecture: Architecture,
+def _places(centre: np.ndarray, anchors: np.ndarray, side: int) -> np.ndarray:
+    """Where boxes with these centres (n, 2) and anchors of nine go: head, row, column, anchor.
+
+    In float64, as the original: a centre on the border of cells may round either way. One on or
+    over the edge of the image belongs to the nearest cell. Returns (4, n).
+    """
+    heads = _HEAD_OF_ANCHOR[anchors]
+    grids = side // _STRIDES[heads]
+    cells = np.floor(centre * grids[:, None].astype(np.float64)).astype(np.int64)
+    columns, rows = np.clip(cells.T, 0, grids - 1)
+    return np.stack([heads, rows, columns, anchors % ANCHORS_PER_HEAD])
+
+
+def _cells(
+    places: np.ndarray,
     centre_size: np.ndarray,
     classes: np.ndarray,
-    anchors: np.ndarray,
+    attributes: int,
     label_smooth: float,
-) -> np.ndarray:
-    grid = side // STRIDES[head]
-    truth = np.zeros((grid, grid, ANCHORS_PER_HEAD, architecture.attributes), np.float32)
-    first = FIRST_ANCHOR[head]
-    for i in np.flatnonzero((anchors >= first) & (anchors < first + ANCHORS_PER_HEAD)):
-        # In float64, as the original: a centre on the border of cells may round either way.
-        # One on or over the edge of the image belongs to the nearest cell.
-        cell_xy = np.floor(centre_size[i, :2] * np.float64(grid)).astype(np.int64)
-        column, row = np.clip(cell_xy, 0, grid - 1)
-        cell = truth[row, column, anchors[i] - first]
-        cell[:4] = centre_size[i]
-        cell[4] = 1.0
-        _add_class(cell[5:], classes[i], label_smooth)
-    return truth
-
-
-def _add_class(classes: np.ndarray, index: int, label_smooth: float) -> None:
-    if label_smooth and len(classes) > 1:
-        classes[:] = label_smooth / (len(classes) - 1)
-        classes[index] = 1.0 - label_smooth
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places that are occupied (4, k), in order, and what they hold (k, attributes)."""
+    limits = (len(HEADS), *places.max(axis=1, initial=0)[1:3] + 1, ANCHORS_PER_HEAD)
+    flat = np.ravel_multi_index(tuple(places), limits)
+    held, last = np.unique(flat[::-1], return_index=True)
+    last = len(flat) - 1 - last
+    cells = np.zeros((len(held), attributes), np.float32)
+    cells[:, :4], cells[:, OBJECTNESS] = centre_size[last], 1.0
+    if label_smooth and attributes > 6:
+        cells[:, 5:] = label_smooth / (attributes - 6)
+        cells[np.arange(len(held)), 5 + classes[last]] = 1.0 - label_smooth
     else:
-        classes[index] = 1.0
-
-
-def _padded_boxes(truth: np.ndarray, max_boxes: int) -> np.ndarray:
-    boxes = truth[truth[..., 4] == 1.0][:, :4]
-    padded = np.zeros((max_boxes, 4), np.float32)
-    padded[: len(boxes)] = boxes
-    return padded
+        cells[np.searchsorted(held, flat), 5 + classes] = 1.0
+    return places[:, last], cells

@@ -54,13 +54,15 @@ def train(config: Config, rank: Rank) -> Path | None:
     run = build(config, rank, backend, dataset)
     done, final = start(run)
     validation = Validation.of(run)
-    ended = validation.begin(done, final)
-    if done < run.total_steps and not ended:
+    training = not validation.begin(done) and done < run.total_steps
+    if training:
         rank.phase("compile")
         compile_graphs(run)
+    if not validation.make_up(done, final) and training:
         rank.phase("train")
         final = advance(run, done, validation)
     validation.finish(final, run.outputs)
+    draw(run)
     LOGGER.info("==========end training===============")
     return final
 
@@ -165,6 +167,21 @@ def save(run: Run, step: int) -> Path:
         save_own_copy(run.network, directory, folder, f"{rank.rank}-{epoch}_{step}.ckpt")
     rank.phase("train")
     return directory
+
+
+def draw(run: Run) -> None:
+    """Draw the course of the training; a picture that fails is not worth a run."""
+    from model.plots import PICTURE, plot_training
+
+    metrics = metrics_file(run)
+    if metrics is None or not metrics.exists():
+        return
+    try:
+        plot_training(metrics, metrics.with_name(PICTURE), run.rank.job)
+    except (DataError, OSError) as error:
+        LOGGER.warning("the course of the training was not drawn: %s", error)
+    else:
+        LOGGER.info("the course of the training: %s", metrics.with_name(PICTURE))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ ModelZoo's transforms.py (lines in the comments), the exceptions are said where 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,6 +46,20 @@ class Placement:
     width: int
     height: int
     flip: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    """What was drawn for one image, and what becomes of its boxes.
+
+    ``method`` resizes, ``colours`` are tables for :func:`recolour`; ``boxes`` (m, 5) are x1, y1,
+    x2, y2, class in pixels of the input.
+    """
+
+    placement: Placement
+    method: str
+    colours: np.ndarray
+    boxes: np.ndarray
 
 
 def sample_generator(seed: int, epoch: int, image_id: int, *stream: int) -> np.random.Generator:
@@ -96,13 +111,22 @@ def distort_colour(
     image: np.ndarray, hue_shift: float, saturation_factor: float, value_factor: float
 ) -> np.ndarray:
     """Shift the hue (in turns) and scale saturation and value of (H, W, 3) uint8 RGB."""
+    return recolour(image, colour_tables(hue_shift, saturation_factor, value_factor))
+
+
+def colour_tables(hue_shift: float, saturation_factor: float, value_factor: float) -> np.ndarray:
+    """Return (1, 256, 3) uint8: 8-bit hue, saturation and value to what becomes of them."""
     levels = np.arange(256) / 255.0
     hue = levels + hue_shift
     hue = np.where(hue > 1.0, hue - 1.0, np.where(hue < 0.0, hue + 1.0, hue))
     tables = np.stack([hue, levels * saturation_factor, levels * value_factor], axis=-1)
-    tables = (np.clip(tables, 0.0, 1.0) * 255.0).astype(np.uint8)
-    hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV_FULL)
-    return cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB_FULL)
+    return (np.clip(tables, 0.0, 1.0) * 255.0).astype(np.uint8)[None]
+
+
+def recolour(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    """Put (H, W, 3) uint8 RGB through tables of hue, saturation and value."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    return cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB_FULL)
 
 
 def _factor(rng: np.random.Generator, limit: float) -> float:
@@ -112,13 +136,11 @@ def _factor(rng: np.random.Generator, limit: float) -> float:
     return factor if larger else 1.0 / factor
 
 
-def random_colour(
-    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings
-) -> np.ndarray:
-    """Distort the colours of (H, W, 3) uint8 RGB at random."""
+def draw_colours(rng: np.random.Generator, settings: AugmentationSettings) -> np.ndarray:
+    """Draw how the colours of an image are distorted; returns tables for :func:`recolour`."""
     hue_shift = rng.uniform(-settings.hue, settings.hue)
     saturation_factor = _factor(rng, settings.saturation)
-    return distort_colour(image, hue_shift, saturation_factor, _factor(rng, settings.value))
+    return colour_tables(hue_shift, saturation_factor, _factor(rng, settings.value))
 
 
 def _draw_placement(rng: np.random.Generator, side: int, jitter: float, *, flip: bool) -> Placement:
@@ -173,37 +195,53 @@ def choose_placement(
     return placement, place_boxes(boxes, image_size, placement, side)
 
 
-def paint(image: np.ndarray, placement: Placement, side: int, method: str) -> np.ndarray:
-    """Put the resized image (H, W, 3) uint8 on the grey square (side, side, 3) and flip it."""
+def visible_part(image: np.ndarray, placement: Placement, side: int, method: str) -> np.ndarray:
+    """Resize (H, W, 3) uint8 and return what of it lies inside the input; nothing else is made."""
     left, top = max(0, -placement.x), max(0, -placement.y)
     right = min(placement.width, side - placement.x)
     bottom = min(placement.height, side - placement.y)
-    canvas = np.full((side, side, 3), GREY, np.uint8)
     window = (left, top, right, bottom)
-    canvas[top + placement.y : bottom + placement.y, left + placement.x : right + placement.x] = (
-        resize(image, placement.width, placement.height, method, window)
-    )
-    return cv2.flip(canvas, 1) if placement.flip else canvas
+    return resize(image, placement.width, placement.height, method, window)
 
 
-def augment(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    side: int,
+def framed(
+    part: np.ndarray, placement: Placement, side: int, border: Sequence[float]
+) -> np.ndarray:
+    """Put the visible part on a square (side, side, 3) of the colour ``border``, and flip it."""
+    left, top = max(0, placement.x), max(0, placement.y)
+    right, bottom = side - left - part.shape[1], side - top - part.shape[0]
+    square = cv2.copyMakeBorder(
+        part, top, bottom, left, right, cv2.BORDER_CONSTANT, value=border
+    )  # fmt: skip
+    return cv2.flip(square, 1) if placement.flip else square
+
+
+def draw_augmentation(
     rng: np.random.Generator,
+    boxes: np.ndarray,
+    image_size: tuple[int, int],
+    side: int,
     settings: AugmentationSettings,
-    out: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Make one training sample, its pixels in ``out`` if that is given.
+) -> Augmentation:
+    """Draw what happens to an image of (width, height); its boxes (n, 5) are in its pixels.
 
-    ``image`` is (H, W, 3) uint8 RGB, ``boxes`` (n, 5) x1, y1, x2, y2, class in its pixels. Returns
-    (3, side, side) float32, normalised, and the boxes (m, 5) in pixels of the input, at most
-    ``settings.max_boxes``, in random order (it decides which of two objects keeps a shared cell).
-    The grey border is recoloured with the image, as in the original (:417).
+    Of the boxes at most ``settings.max_boxes`` are kept, in random order (it decides which of two
+    objects keeps a shared cell).
     """
     boxes = rng.permutation(boxes)[: settings.max_boxes]
-    size = (image.shape[1], image.shape[0])
-    placement, kept = choose_placement(rng, boxes, size, side, settings.jitter)
+    placement, kept = choose_placement(rng, boxes, image_size, side, settings.jitter)
     method = _TRAINING_METHODS[rng.integers(len(_TRAINING_METHODS))]
-    painted = paint(image, placement, side, method)
-    return normalise(random_colour(painted, rng, settings), out), kept
+    return Augmentation(placement, method, draw_colours(rng, settings), kept)
+
+
+def augmented(
+    image: np.ndarray, drawn: Augmentation, side: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Make the network's input (3, side, side) float32, in ``out`` if that is given.
+
+    ``image`` is (H, W, 3) uint8 RGB. The grey border is recoloured with it, as in the original
+    (:417), but as one pixel.
+    """
+    part = recolour(visible_part(image, drawn.placement, side, drawn.method), drawn.colours)
+    border = recolour(np.full((1, 1, 3), GREY, np.uint8), drawn.colours)[0, 0]
+    return normalise(framed(part, drawn.placement, side, border.tolist()), out)

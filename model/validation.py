@@ -85,20 +85,29 @@ class Validation:
         interval = self.config.evaluate_every * self.steps_per_epoch
         return interval > 0 and step > 0 and step % interval == 0
 
-    def begin(self, step: int, checkpoint: Path | None) -> bool:
+    def begin(self, step: int) -> bool:
         """Take up the history of a run that has done `step`; returns whether it ended early.
 
-        An evaluation of `checkpoint` in which the run was killed is made up for. Raises DataError
-        for held-out data that cannot be used: now, not after hours.
+        Raises DataError for held-out data that cannot be used: now, not after hours.
         """
-        if not self.config.evaluate_every and not self.config.evaluate_at_end:
+        if not self._wanted:
             return False
         if self.rank.rank == 0:
             self.history.forget_after(step)
             self._clear_leftovers(step)
             _ = self._detector
-        if checkpoint is None or not self.due(step) or self._evaluated(*manifest_of(checkpoint)):
-            return self._ends_early(step, self._decide(step))
+        return self._ends_early(step, self._decide(step))
+
+    def make_up(self, step: int, checkpoint: Path | None) -> bool:
+        """Evaluate `checkpoint`, of `step`, if the run was killed before that was done.
+
+        Returns whether the run ends early now. To be called when the graphs of the training are
+        compiled: MindSpore's cache finds graphs by the order in which a process compiles them.
+        """
+        if not self._wanted or checkpoint is None or not self.due(step):
+            return False
+        if self._evaluated(*manifest_of(checkpoint)):
+            return False
         return self._ends_early(step, self._evaluate(checkpoint))
 
     def after(self, step: int, checkpoint: Path) -> bool:
@@ -121,6 +130,10 @@ class Validation:
             table = result.figures.table()
             LOGGER.info("\n%s", table)
             self.rank.report("evaluation", table)
+
+    @property
+    def _wanted(self) -> bool:
+        return bool(self.config.evaluate_every or self.config.evaluate_at_end)
 
     def _evaluate(self, checkpoint: Path) -> Decision:
         """Evaluate a step directory; every rank calls this after the same step.

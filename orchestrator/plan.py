@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.allocate import Assignment, Placement, Request
+from cluster.device import Device, Inventory
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.spec import DeviceKind, JobSpec, LaunchMode, StartMethod
@@ -124,6 +125,23 @@ def request_for(spec: JobSpec) -> Request:
         ranks_per_node=resources.ranks_per_node,
         cpus_per_rank=resources.cpus_per_rank,
         bind=spec.launch.bind,
+    )
+
+
+def assume_devices(spec: JobSpec, here: Inventory) -> Inventory:
+    """Nodes like the one of `here`, with devices numbered from 0, that could hold the job."""
+    resources = spec.resources
+    per_node = resources.ranks_per_node or resources.ranks
+    names = [f"assumed-{number}" for number in range(-(-resources.ranks // per_node))]
+    return Inventory(
+        tuple(
+            replace(
+                here.nodes[0],
+                name=name,
+                devices=tuple(Device(resources.device, name, index) for index in range(per_node)),
+            )
+            for name in names
+        )
     )
 
 
@@ -278,9 +296,19 @@ class _Gang:
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
             "MUSTER_SNAPSHOT": "{}",
         }
+        visible = self.spec.resources.device.visible_variable
+        if visible:
+            held = self._devices_of(assignment.node)
+            contract[visible] = ",".join(map(str, held))
+            contract["DEVICE_ID"] = str(held.index(assignment.device.index))
         if self.spec.launch.mode is LaunchMode.DYNAMIC:
             contract |= self._rendezvous("MS_WORKER") | {"MS_NODE_ID": str(rank)}
         return contract
+
+    def _devices_of(self, node: str) -> list[int]:
+        """Physical ids of the gang's devices on `node`, ascending; a rank's is its place here."""
+        held = (a.device.index for a in self.placement.assignments if a.node == node)
+        return sorted(held)
 
     def _rendezvous(self, role: str) -> dict[str, str]:
         port = PORT_LATER if self.attempt.port is None else str(self.attempt.port)

@@ -20,6 +20,7 @@ FOLDED = ("orchestrator.cli", "orchestrator.jobfile")  # one line each on the ma
 
 RAY = {"cluster.ray_node"}
 RICH = {"orchestrator.cli.plan", "orchestrator.display"}
+MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 SUBPROCESS = {
     "cluster.detach",  # a double fork needs a process with one thread
@@ -151,6 +152,7 @@ def test_rooms_import_along_the_arrows(room: str, allowed: tuple[str, ...]) -> N
         ("signal", SIGNAL),
         ("rich", RICH),
         ("yaml", YAML),
+        ("matplotlib", MATPLOTLIB),
     ],
 )
 def test_what_touches_the_world_is_listed(package: str, allowed: set[str]) -> None:

@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from model.architecture import SMALL
@@ -22,12 +25,36 @@ from model.data import Batch, ImageCache, TrainingData, read_image
 from model.rehearsal_data import Recipe, make
 from model.sampling import multi_scale_side
 from model.substitutes import Replacement, ReplacementLog
+from model.targets import make_targets
+from model.transforms import augmented, draw_augmentation, sample_generator
 
 DIGEST = """
 import sys
 from test_data import digest, training_data
 print(digest(training_data(sys.argv[1]).batch(5)))
 """
+
+
+RANK = """
+import json, os, sys, threading
+os.sched_setaffinity(0, {int(sys.argv[2])})
+import mindspore as ms, numpy as np
+from mindspore import Tensor, nn
+from test_data import training_data
+ms.set_context(mode=ms.GRAPH_MODE)
+nn.Dense(8, 8)(Tensor(np.ones((4, 8), np.float32))).asnumpy()
+data, seen = training_data(sys.argv[1]), {}
+make = data.batch
+def batch(step):
+    seen[threading.get_ident()] = sorted(os.sched_getaffinity(0))
+    return make(step)
+data.batch = batch
+for made in data.iterate(0, 10**9, workers=2):
+    if made.global_step == 20:
+        [cpus] = {tuple(cpus) for cpus in seen.values()}
+        print(json.dumps({"cpus": cpus, "workers": len(seen)}), flush=True)
+"""
+ROOT = Path(__file__).parents[1]
 
 
 def training_data(directory: str | Path, **options: Any) -> TrainingData:
@@ -82,8 +109,7 @@ def test_any_number_of_workers_gives_the_same_batches(directory: Path, workers: 
 
 def test_another_process_makes_the_same_batch(directory: Path) -> None:
     """A fresh interpreter makes bit for bit the same batch."""
-    root = Path(__file__).parents[1]
-    environment = {"PYTHONPATH": f"{root}:{root / 'tests'}", "PATH": ""}
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": ""}
     output = subprocess.run(
         [sys.executable, "-c", DIGEST, str(directory)], env=environment, capture_output=True,
         text=True, check=True, timeout=60,
@@ -192,7 +218,7 @@ def test_no_thread_outlives_the_iterator(directory: Path, stop_early: bool) -> N
     next(batches)
     assert prefetch_threads()
     if stop_early:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     else:
         list(batches)
     assert prefetch_threads() == []
@@ -207,7 +233,84 @@ def test_workers_stay_only_a_little_ahead(directory: Path, monkeypatch: pytest.M
     for step in range(5):
         assert next(batches) == step
         assert max(begun) <= step + 3
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
+
+
+def test_workers_have_the_cpus_of_the_thread_that_asks(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bound to one CPU, as a rank may be, a consumer has workers on no other."""
+    data, seen = training_data(directory), []
+    make = data.batch
+    monkeypatch.setattr(
+        data, "batch", lambda step: seen.append(os.sched_getaffinity(0)) or make(step)
+    )
+    whole = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(whole)})
+    try:
+        assert len(list(data.iterate(0, 5, workers=2))) == 5
+    finally:
+        os.sched_setaffinity(0, whole)
+    assert seen == [{min(whole)}] * 5
+
+
+@pytest.mark.slow
+def test_mindspore_and_a_kill_change_nothing_for_workers(directory: Path) -> None:
+    """MindSpore leaves their CPU set alone; being threads, they are gone with their process."""
+    one = min(os.sched_getaffinity(0))
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK, str(directory), str(one)],
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": ""}, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert rank.stdout is not None
+        assert json.loads(rank.stdout.readline()) == {"cpus": [one], "workers": 2}
+        process = psutil.Process(rank.pid)
+        assert process.num_threads() > 3 and process.children() == []
+    finally:
+        rank.kill()
+        rank.communicate(timeout=60)
+    assert rank.returncode == -signal.SIGKILL and not psutil.pid_exists(rank.pid)
+
+
+def address(batch: Batch) -> int:
+    """Return where the images of a batch lie in memory."""
+    return batch.images.ctypes.data
+
+
+def test_memory_is_used_again_when_nothing_refers_to_it(directory: Path) -> None:
+    """A later batch lies where one was that is gone, and nowhere else than a held one's view."""
+    data = training_data(directory)
+    held = [data.batch(step) for step in (0, 1)]
+    view, before = held[0].y_true_s[1, :1], digest(held[0])
+    places = [address(batch) for batch in held]
+    del held
+    again = [data.batch(step) for step in (2, 3)]
+    assert address(again[0]) == places[1] and address(again[1]) not in places
+    del view
+    assert address(data.batch(0)) == places[0] and digest(data.batch(0)) == before
+
+
+def test_used_memory_leaves_no_trace(directory: Path) -> None:
+    """Batches of changing sides in the same memory are those of fresh memory."""
+    options = {"side_or_sides": (64, 96, 32), "label_smooth": 0.1}
+    data = training_data(directory, **options)
+    found, places = [], set()
+    for step in range(12):
+        batch = data.batch(step)
+        found.append(digest(batch))
+        places.add(batch.y_true_l.ctypes.data)
+        del batch
+    assert len(places) == 1
+    assert found == [digest(training_data(directory, **options).batch(step)) for step in range(12)]
+
+
+def test_a_batch_cannot_be_written_to(directory: Path) -> None:
+    """What a consumer wrote would come back in another batch."""
+    for array in training_data(directory).batch(0).inputs:
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
 
 
 def damage_size(path: Path) -> None:
@@ -247,6 +350,25 @@ def test_an_unusable_image_is_replaced_and_told(
     assert batch.image_ids.tolist() == before.image_ids.tolist() and not before.replaced
     np.testing.assert_array_equal(batch.images[1], before.images[1])
     assert not np.array_equal(batch.images[0], before.images[0])
+
+
+def test_a_substitute_has_its_own_boxes_and_the_lost_ones_augmentation(damaged: Path) -> None:
+    """Its targets are those of its boxes, drawn by the generator of the image it stands for."""
+    data = training_data(damaged)
+    victim = data.sample_ids(2)[0]
+    file_of(damaged, victim).unlink()
+    batch = data.batch(2)
+    (replaced,) = batch.replaced
+    [place] = [i for i, image in enumerate(data.dataset.images)
+               if image.id == replaced.substitute_id]  # fmt: skip
+    drawn = draw_augmentation(
+        sample_generator(3, 0, victim), data.dataset.boxes(place), (64, 64), 64, data.augmentation
+    )
+    expected = make_targets(drawn.boxes, 64, SMALL)
+    for found, array in zip(batch.inputs[1:], expected.arrays(), strict=True):
+        np.testing.assert_array_equal(found[0], array)
+    pixels = augmented(read_image(data.dataset.images[place]), drawn, 64)
+    np.testing.assert_array_equal(batch.images[0], pixels)
 
 
 def test_replacements_are_the_same_on_every_path_to_a_step(damaged: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 from model.coco import CocoDataset, CocoImage
 from model.data_check import check, file_findings, usable_cpus
 from model.data_findings import KINDS, Finding, Report
-from model.data_report import ProgressLine, document, lines, main
+from model.data_report import document, lines, main
 from model.image_file import read_header
+from model.progress_line import ProgressLine
 from model.sampling import require_global_batch
 
 WIDTH, HEIGHT = 40, 30
@@ -309,7 +310,7 @@ def test_every_kind_says_what_to_do() -> None:
 def test_progress_is_silent_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under two seconds nothing is said; then a line at most every ten seconds in a file."""
     now = [100.0]
-    monkeypatch.setattr("model.data_report.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("model.progress_line.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = ProgressLine(stream)
     for second in range(100, 114):

@@ -30,7 +30,7 @@ from model.history import BEST, Entry, History, decide, point_to_best
 from model.rehearsal_data import Recipe, make
 from model.validation import BATCHES_PER_RANK, Validation, participants
 from orchestrator.rank import Rank
-from tests.runs import Job
+from tests.runs import Job, muster
 
 EPOCH = 10
 IMAGES = 40
@@ -210,6 +210,11 @@ class Gang:
         assert all(result == results[0] for result in results)
         return results[0]
 
+    def begin(self, step: int, checkpoint: Path | None) -> bool:
+        """Take up the history and make up for what is missing; returns whether training ends."""
+        ended = self.all("begin", step)
+        return self.all("make_up", step, checkpoint) or ended
+
     def train(self, steps: Sequence[int]) -> list[int]:
         """Save and evaluate at `steps`; returns those after which training ended."""
         return [step for step in steps if self.all("after", step, self.save(step))]
@@ -229,7 +234,7 @@ def gang(tmp_path: Path) -> Gang:
 
 def test_ranks_decide_alike_and_rank_0_leaves_the_results(gang: Gang) -> None:
     """A file and a metrics line an evaluation, the link, both ranks at work, nothing aside."""
-    assert gang.all("begin", 0, None) is False
+    assert gang.begin(0, None) is False
     assert gang.train([10, 15, 20, 30, 40]) == [40]
     assert gang.best == "step-00000020"
     assert [e.figures["AP50"] for e in History(gang.root / "evaluations").until(99)] == [
@@ -250,7 +255,7 @@ def test_a_run_killed_in_an_evaluation_makes_up_for_it(gang: Gang) -> None:
     leftover.mkdir()
     for asked in (["step-00000030"], []):
         gang.start()
-        assert gang.all("begin", 30, killed) is False
+        assert gang.begin(30, killed) is False
         assert gang.detectors[0].asked == gang.detectors[1].asked == asked
     assert not leftover.exists()
     assert gang.train([40]) == [40]
@@ -261,12 +266,12 @@ def test_a_run_killed_after_it_ended_early_ends_again(gang: Gang) -> None:
     gang.train([10, 20, 30, 40])
     gang.start()
     last = gang.save(40)
-    assert gang.all("begin", 40, last) is True
+    assert gang.begin(40, last) is True
     gang.all("finish", last, gang.root / "outputs")
     assert gang.detectors[0].asked == []
     gang.config = parse(["--evaluate_every=1", "--evaluate_at_end=1"])
     gang.start()
-    assert gang.all("begin", 40, last) is False
+    assert gang.begin(40, last) is False
     gang.all("finish", last, gang.root / "outputs")
     assert gang.detectors[0].asked == [last.name]
     assert len(list((gang.root / "outputs").glob("predict_*.json"))) == 1
@@ -278,14 +283,14 @@ def test_a_run_that_is_at_its_end_does_not_end_early(gang: Gang) -> None:
     gang.total_steps = 40
     gang.start()
     assert gang.train([10, 20, 30, 40]) == []
-    assert gang.all("begin", 40, gang.save(40)) is False
+    assert gang.begin(40, gang.save(40)) is False
 
 
 def test_a_run_that_fell_back_decides_as_if_it_had_not_gone_further(gang: Gang) -> None:
     """Later evaluations count no more, the link goes back, and the steps are evaluated again."""
     gang.train([10, 20, 30, 40])
     gang.start()
-    assert gang.all("begin", 10, gang.save(10)) is False
+    assert gang.begin(10, gang.save(10)) is False
     assert gang.best == "step-00000010"
     # Those of steps that are evaluated no more, with another interval, must not count either.
     assert [e.step for e in History(gang.root / "evaluations").until(99)] == [10]
@@ -298,7 +303,7 @@ def test_another_checkpoint_of_the_same_step_is_evaluated(gang: Gang) -> None:
     """The result that lies there is of a checkpoint with another digest."""
     gang.train([10])
     gang.start()
-    gang.all("begin", 10, gang.save(10, "trained again on another device"))
+    gang.begin(10, gang.save(10, "trained again on another device"))
     assert gang.detectors[0].asked == ["step-00000010"]
 
 
@@ -319,7 +324,7 @@ def test_without_evaluations_nothing_is_touched(gang: Gang) -> None:
     link = gang.save(10).parent / BEST
     link.symlink_to("mine")
     assert gang.train([10]) == []
-    assert gang.all("begin", 10, gang.save(10)) is False
+    assert gang.begin(10, gang.save(10)) is False
     gang.all("finish", gang.save(10), gang.root)
     assert os.readlink(link) == "mine"
     assert not (gang.root / "evaluations").exists()
@@ -332,12 +337,12 @@ def test_missing_held_out_data_is_told_before_the_first_step(gang: Gang) -> None
     member = gang.member(0)
     member.make_detector = lambda: Detector(config, held_out(config, None))
     with pytest.raises(DataError, match="nowhere"):
-        member.begin(0, None)
+        member.begin(0)
 
 
 def test_early_stop_needs_evaluations() -> None:
     """Otherwise it would never act, and is refused."""
-    with pytest.raises(ConfigError, match="evaluate_every=0"):
+    with pytest.raises(ConfigError, match="give evaluate_every too"):
         parse(["--early_stop=3"])
 
 
@@ -423,6 +428,8 @@ def test_a_run_killed_in_an_evaluation_decides_like_a_calm_one(
     found = outcome(calm)
     assert found["best"] < found["last"] == f"step-{found['evaluations'][-1]['step']:08d}"
     assert len(list((calm.run_dir / "checkpoints").iterdir())) == 3
+    listed = muster("checkpoints", calm.run_dir, "--json").json()["checkpoints"]
+    assert [Path(row["path"]).name for row in listed if row["best"]] == [found["best"]]
     [best] = [row for row in found["evaluations"] if f"step-{row['step']:08d}" == found["best"]]
     assert command_figures(calm, tmp_path) == best["figures"]
     broken = Job(job_file, tmp_path / "broken")

@@ -21,11 +21,6 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from orchestrator.support import not_built
 
     spec = the_job(file, overrides)
-    if spec.resources.device is not DeviceKind.CPU:
-        fail(
-            f"{file}: resources.device: the job is valid, but a placement on "
-            f"{spec.resources.device.value} cannot be planned yet: only cpu can"
-        )
     document = _plan(spec)
     document["not_built_yet"] = [str(problem) for problem in not_built(spec)]
     if as_json:
@@ -40,16 +35,27 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     from cluster.allocate import Refusal, allocate
     from orchestrator.layout import RunDirectory, Spool
     from orchestrator.local_run import inventory
-    from orchestrator.plan import Attempt, make_plan, request_for
+    from orchestrator.plan import Attempt, assume_devices, make_plan, request_for
 
-    placement = allocate(inventory(), request_for(spec))
+    assumed = spec.resources.device is not DeviceKind.CPU
+    here = inventory()
+    placement = allocate(assume_devices(spec, here) if assumed else here, request_for(spec))
     if isinstance(placement, Refusal):
         fail(placement.reason, 1)
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
     made = make_plan(spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ)
-    return {**made.to_document(), "observed_at": time.time()}
+    document = {**made.to_document(), "assumed_devices": assumed, "observed_at": time.time()}
+    if assumed:
+        document["notes"].insert(0, _ASSUMED.format(device=spec.resources.device.value))
+    return document
+
+
+_ASSUMED = (
+    "muster cannot look for {device} devices yet: nodes with the CPUs of this machine and the "
+    "devices that the job asks for are assumed"
+)
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -167,12 +167,17 @@ def incidents(job: str, as_json: bool) -> None:
 @json_option
 def checkpoints(job: str, action: str, as_json: bool) -> None:
     """List the checkpoints of RUN_DIR; with `verify`, read every byte of them."""
-    from orchestrator.checkpoints import Broken, catalogue, verify
+    from orchestrator.checkpoints import Broken, best, catalogue, verify
 
     directory = the_run(job)
+    spared = best(directory.checkpoints)
     rows: list[dict[str, Any]] = []
     for checkpoint in catalogue(directory.checkpoints):
-        row: dict[str, Any] = {"step": checkpoint.step, "path": str(checkpoint.path)}
+        row: dict[str, Any] = {
+            "step": checkpoint.step,
+            "path": str(checkpoint.path),
+            "best": checkpoint.path == spared,
+        }
         if action == "verify":
             result = verify(checkpoint)
             if isinstance(result, Broken):
@@ -203,6 +208,8 @@ def _show_checkpoints(rows: list[dict[str, Any]], quarantined: list[str]) -> Non
         verdict = ""
         if "verified" in row:
             verdict = f"verified {row['digest'][:12]}" if row["verified"] else row["reason"]
+        if row["best"]:
+            verdict = f"best  {verdict}"
         click.echo(f"step {row['step']:>8}  {row['path']}  {verdict}".rstrip())
     for path in quarantined:
         click.echo(f"quarantined: {path}")
