@@ -1,4 +1,4 @@
-"""One training step: loss, gradients, their mean over all ranks, momentum.
+"""One training step as one graph: loss, gradients, their mean over all ranks, momentum.
 
 A step whose mean gradient is not finite (an overflow under the loss scale) changes nothing. All
 ranks see the same mean, so all of them skip it or none does.
@@ -83,7 +83,7 @@ class Outcome:
 
 
 class Gradients(nn.Cell):
-    """Loss and mean gradient of a global step, as one graph."""
+    """Loss and mean gradient of a global step."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Gradients(nn.Cell):
 
 
 class Update(nn.Cell):
-    """The change of all parameters by a gradient, as one graph; the same for every input size."""
+    """The change of all parameters by a gradient."""
 
     def __init__(self, optimizer: Momentum, *, scaled: bool, average: MovingAverage | None) -> None:
         """Join them; gradients are taken as they are unless `scaled`."""
@@ -135,26 +135,22 @@ class Update(nn.Cell):
         self.map = ops.composite.Map()
         self.partial = ops.Partial()
 
-    def construct(self, factor: Tensor, *gradients: Tensor) -> Tensor:
+    def construct(self, rate: Tensor, factor: Tensor, *gradients: Tensor) -> Tensor:
         """Update all parameters by `gradients`, times `factor` () if they are scaled."""
         if self.scaled:
             gradients = self.map(self.partial(_times, factor), gradients)
-        done = self.optimizer(gradients)
+        done = self.optimizer(rate, gradients)
         if self.average is None:
             return done
         return ops.depend(done, self.average(self.optimizer.global_step))
 
 
 class TrainStep(nn.Cell):
-    """Trains a network by one global step.
+    """Trains a network by one global step, as one graph.
 
     Parameters are those of the network, `moments.*` of the trainable ones, `global_step`,
     `learning_rate` and `momentum`: together all that a training checkpoint of the original holds;
     and those of the moving average, if there is one.
-
-    A step is two graphs, and the decision between them is taken here: with a condition inside of
-    one graph MindSpore 2.10 goes on with the learning rate of the first step (CPU, observed). It
-    also compiles the update once, not once an input size.
     """
 
     def __init__(
@@ -182,31 +178,37 @@ class TrainStep(nn.Cell):
         self.gradients = Gradients(network, optimizer.parameters, loss_scale, mean, backend)
         scaled = clip_norm > 0 or loss_scale != 1.0
         self.update = Update(optimizer, scaled=scaled, average=average)
+        self.set_train()
+
+    def construct(self, rate: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Update all parameters at learning rate `rate` (); return loss, its shares and the norm.
+
+        `batch`: what the network takes, of any batch size. The rate is an input because a graph
+        with a condition does not see a Parameter that is set from outside (MindSpore 2.10, CPU).
+        """
+        loss, shares, norm, gradients = self.gradients(*batch)
+        if ops.isfinite(norm):
+            loss = ops.depend(loss, self.update(rate, self._factor(norm), *gradients))
+        return loss, shares, norm
 
     def train(self, batch: Sequence[np.ndarray], rate: float) -> Outcome:
         """Make one step at learning rate `rate` with the arrays that the network takes."""
-        loss, shares, norm, gradients = self.gradients(*map(Tensor.from_numpy, batch))
+        loss, shares, norm = self(Tensor(rate, ms.float32), *map(Tensor.from_numpy, batch))
         columns = zip(HEADS, shares.asnumpy().T.tolist(), strict=True)
         parts = {head: dict(zip(PARTS, column, strict=True)) for head, column in columns}
-        outcome = Outcome(float(loss.asnumpy()), float(norm.asnumpy()), parts)
-        if not outcome.skipped:
-            self.apply(gradients, rate, self._clipped(outcome.gradient_norm))
-        return outcome
-
-    def apply(self, gradients: tuple[Tensor, ...], rate: float, factor: float = 1.0) -> None:
-        """Update all parameters by `factor` times `gradients` (as `Gradients` returns them)."""
-        self.optimizer.learning_rate.set_data(Tensor(rate, ms.float32))
-        self.update(Tensor(factor / self.loss_scale, ms.float32), *gradients)
+        return Outcome(float(loss.asnumpy()), float(norm.asnumpy()), parts)
 
     def compile_for(self, shapes: Sequence[Sequence[tuple[int, ...]]]) -> None:
-        """Compile all graphs, for batches of these shapes, before the first step."""
+        """Compile the graphs for batches of these shapes, before the first step."""
         for inputs in shapes:
-            self.gradients.compile(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
-        like = [Tensor(np.zeros(row.shape, np.float32)) for row in self.optimizer.parameters]
-        self.update.compile(Tensor(1.0, ms.float32), *like)
+            batch = [Tensor(np.zeros(shape, np.float32)) for shape in inputs]
+            self.compile(Tensor(0.0, ms.float32), *batch)
 
-    def _clipped(self, norm: float) -> float:
-        return min(1.0, self.clip_norm / norm) if self.clip_norm and norm else 1.0
+    def _factor(self, norm: Tensor) -> Tensor:
+        if self.clip_norm > 0:
+            norm = ops.maximum(norm, self.clip_norm)
+            return self.clip_norm / norm / self.loss_scale
+        return ops.ones_like(norm) / self.loss_scale
 
 
 def build_step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -54,7 +55,8 @@ class Step:
         found = {
             name: values.asnumpy().copy() for name, values in zip(names, gradients, strict=True)
         }
-        self.step.apply(gradients, LEARNING_RATE)
+        one, rate = Tensor(1.0, ms.float32), Tensor(LEARNING_RATE, ms.float32)
+        self.step.update(rate, one, *gradients)
         return float(loss.asnumpy()), found
 
 
