@@ -12,6 +12,7 @@ from tests.benchmarks import (
     heartbeat,
     input_pipeline,
     recovery,
+    start_full,
     training_step,
 )
 from tests.benchmarks.bench import Bench
@@ -33,6 +34,7 @@ GROUPS: tuple[Group, ...] = (
     Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
+    Group(start_full.NAMES, start_full.measure),
     Group(training_step.TORCH_NAMES, training_step.measure_vs_torch),
     Group(training_step.NAMES, training_step.measure),
 )
