@@ -36,7 +36,7 @@ setup: $(STAMPS)/installed $(REHEARSAL) ## make .venv and the rehearsal data set
 run: setup ## rehearse: eight ranks on this machine's CPUs, one killed, the run resumed
 	$(VENV)/bin/muster run $(call quoted,$(JOB)) $(if $(DRILL),--drill $(call quoted,$(DRILL)))
 
-learn: $(STAMPS)/shapes ## train a detector from scratch and measure it: LEARNTIME on two cores
+learn: $(STAMPS)/shapes ## learn from scratch: a detector that finds nearly all it never saw
 	$(VENV)/bin/muster run jobs/learn_shapes_cpu.yaml
 
 test: lint setup ## everything that CI checks: lint, types and all tests (TESTS=... chooses)
