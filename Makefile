@@ -18,11 +18,12 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 DATA := dataset/rehearsal
 REHEARSAL := $(STAMPS)/rehearsal-$(IMAGES)-$(SEED)
+SHAPES := dataset/shapes
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench soak lock clean always
+.PHONY: help setup run learn test lint bench soak lock clean always
 
 # A value as one word of a shell command, whatever it holds.
 quoted = '$(subst ','\'',$(1))'
@@ -34,6 +35,9 @@ setup: $(STAMPS)/installed $(REHEARSAL) ## make .venv and the rehearsal data set
 
 run: setup ## rehearse: eight ranks on this machine's CPUs, one killed, the run resumed
 	$(VENV)/bin/muster run $(call quoted,$(JOB)) $(if $(DRILL),--drill $(call quoted,$(DRILL)))
+
+learn: $(STAMPS)/shapes ## learn from scratch: a detector that finds nearly all it never saw
+	$(VENV)/bin/muster run jobs/learn_shapes_cpu.yaml
 
 test: lint setup ## everything that CI checks: lint, types and all tests (TESTS=... chooses)
 	$(PY) -m pytest $(TESTS)
@@ -91,6 +95,13 @@ $(REHEARSAL): $(STAMPS)/installed $(wildcard model/rehearsal_*.py) \
     $(if $(wildcard $(DATA)/rehearsal.json),,always)
 	$(PY) -m model.rehearsal_data $(DATA) --images $(IMAGES) --seed $(SEED) $(DATA_OPTIONS)
 	@rm -f $(STAMPS)/rehearsal-* && touch $@
+
+# More pictures than the rehearsal has, drawn from another seed: what learns for long would know
+# 256 by heart.
+$(STAMPS)/shapes: $(STAMPS)/installed $(wildcard model/rehearsal_*.py) \
+    $(if $(wildcard $(SHAPES)/rehearsal.json),,always)
+	$(PY) -m model.rehearsal_data $(SHAPES) --images 2048 --val-images 256 --seed 2 $(DATA_OPTIONS)
+	@touch $@
 
 # Peers of the benchmarks. What requirements.lock pins stays as it is, or the step fails.
 $(STAMPS)/bench: $(STAMPS)/installed
