@@ -15,7 +15,14 @@ from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unme
 from cluster.ascend.visible import parse_visible, physical_ids
 from tests import ascend_samples as samples
 
-TABLES = (samples.TABLE_910A, samples.TABLE_910B, samples.TABLE_A3, samples.TABLE_WIDE)
+TABLES = (
+    samples.TABLE_910A,
+    samples.TABLE_910B,
+    samples.TABLE_A3,
+    samples.TABLE_WIDE,
+    samples.TABLE_OLD,
+    samples.TABLE_CONTAINER_PIDS,
+)
 
 
 def test_a_table_of_the_910b() -> None:
@@ -60,6 +67,21 @@ def test_the_wide_table() -> None:
     assert table.problems == ()
 
 
+def test_the_narrow_table_of_old_tools() -> None:
+    """Five columns less, an empty line inside, and a process without a name."""
+    table = parse_table(samples.TABLE_OLD)
+    assert [(c.name, c.memory) for c in table.chips] == [("910ProB", Memory(29711, 32768))]
+    assert table.processes(0, 0) == (Process(55115, "", 29784),)
+    assert table.problems == ()
+
+
+def test_processes_with_a_column_more() -> None:
+    """Columns of processes are found by their names."""
+    table = parse_table(samples.TABLE_CONTAINER_PIDS)
+    assert table.processes(0, 0) == (Process(4242, "python", 1024),)
+    assert table.problems == ()
+
+
 def test_nobody_said_that_a_card_is_free() -> None:
     """Without a word of a card in the process table, who uses it was not measured."""
     cut = samples.TABLE_910B.partition("| No running")[0]
@@ -67,11 +89,17 @@ def test_nobody_said_that_a_card_is_free() -> None:
 
 
 def test_an_unreadable_process_may_be_anybodys() -> None:
-    """After a row that cannot be read, only a card that is said to be free is."""
-    table = parse_table(samples.TABLE_910B.replace("395864", "39x864"))
-    assert table.processes(0, 0) == ()
-    assert isinstance(table.processes(1, 0), Unmeasured)
-    assert any("39x864" in problem for problem in table.problems)
+    """After a row that cannot be read, no chip is taken for free because it has no row."""
+    row = "| 0       0                 | 7             | x                        | 1   |"
+    lines = samples.TABLE_A3.splitlines()
+    idle = next(number for number, line in enumerate(lines) if "No running" in line)
+    whole = parse_table("\n".join([*lines[:idle], row, *lines[idle + 1 :]]))
+    assert whole.processes(0, 0) == (Process(7, "x", 1),) and whole.processes(0, 1) == ()
+    spoilt = row.replace("| 0       0 ", "| 0       ! ")
+    torn = parse_table("\n".join([*lines[:idle], row, spoilt, *lines[idle + 1 :]]))
+    assert torn.processes(0, 0) == (Process(7, "x", 1),)
+    assert isinstance(torn.processes(0, 1), Unmeasured)
+    assert any("0       !" in problem for problem in torn.problems)
 
 
 def test_a_chip_listed_twice_has_no_health() -> None:

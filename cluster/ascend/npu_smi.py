@@ -20,6 +20,7 @@ _IDLE = re.compile(r"No running processes found in NPU (\d{1,9})", re.ASCII)
 _VERSION = re.compile(r"npu-smi\s.*Version:\s*(.*)")
 _CODE = re.compile(r"[0-9A-Fa-f]{4,8}")
 _BLANKS = re.compile(r"\t+|\s{2,}")
+_HELD = "Process memory(MB)"
 
 MAX_PROBLEMS = 50
 
@@ -74,7 +75,7 @@ class _Reading:
     complete: bool = True
     problems: list[str] = field(default_factory=list)
     card: tuple[int, str, Measured[Health]] | None = None
-    in_processes: bool = False
+    process_columns: tuple[str, ...] = ()
 
     def wrong(self, number: int, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -113,8 +114,8 @@ def _line(reading: _Reading, number: int, line: str) -> None:
     elif len(cells) == 1 and idle:
         reading.idle.add(int(idle[1]))
     elif cells[0].split()[:1] in (["NPU"], ["Chip"]):
-        reading.in_processes = "Process id" in cells
-    elif reading.in_processes:
+        reading.process_columns = tuple(cells) if "Process id" in cells else ()
+    elif reading.process_columns:
         _process(reading, number, cells)
     elif len(cells) == 3 and _BUS.fullmatch(cells[1]):
         _chip(reading, number, cells)
@@ -155,13 +156,15 @@ def _chip(reading: _Reading, number: int, cells: list[str]) -> None:
 
 
 def _process(reading: _Reading, number: int, cells: list[str]) -> None:
-    ids = cells[0].split()
-    figures = [*ids, *cells[1:2], *cells[3:4]]
-    if len(cells) != 4 or len(ids) != 2 or not all(_NUMBER.fullmatch(f) for f in figures):
+    """A row by the names of its columns: some tools add one. A process may have no name."""
+    named = dict(zip(reading.process_columns, cells, strict=False))
+    ids, pid, memory = cells[0].split(), named.get("Process id", ""), named.get(_HELD, "")
+    numbers = (*ids, pid, memory)
+    if len(ids) != 2 or not all(_NUMBER.fullmatch(text) for text in numbers):
         reading.complete = False
         reading.wrong(number, f"not a process: {_short(' | '.join(cells))}")
         return
-    process = Process(int(cells[1]), cells[2], int(cells[3]))
+    process = Process(int(pid), named.get("Process name", ""), int(memory))
     reading.running.append((int(ids[0]), int(ids[1]), process))
 
 

@@ -55,7 +55,7 @@ class DeviceReport:
         if not self.visible:
             return "left out by ASCEND_RT_VISIBLE_DEVICES"
         if isinstance(self.processes, tuple) and self.processes:
-            held = ", ".join(f"{p.name} (pid {p.pid})" for p in self.processes)
+            held = ", ".join(f"{p.name or 'a process'} (pid {p.pid})" for p in self.processes)
             return f"in use by {held}"
         return ""
 

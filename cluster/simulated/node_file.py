@@ -64,14 +64,22 @@ def from_document(document: Any) -> SimulatedNode:
     if len(set(ids)) < len(ids) or not ids:
         wrong.append("devices: at least one, each physical id once")
     faults = tuple(_faults(_list(document, "faults", wrong), ids, wrong))
-    visible = _list(document, "visible", wrong) if document.get("visible") is not None else None
-    if visible is not None and (not visible or not all(one in ids for one in visible)):
-        wrong.append(f"visible {visible!r}: expected null or some of {ids}")
+    visible = document.get("visible")
+    if visible is not None and visible not in _some(visible, ids):
+        wrong.append(f"visible {visible!r}: expected null or some of {ids}, ascending")
     if wrong or model is None:
         raise BadNode("\n".join(wrong))
-    shown = None if visible is None else tuple(sorted(set(visible)))
+    shown = None if visible is None else tuple(visible)
     ordered = tuple(sorted(devices, key=lambda device: device.physical))
     return SimulatedNode(model, ordered, faults, form, shown)
+
+
+def _some(value: Any, ids: Collection[int]) -> list[list[int]]:
+    """The one list of ids that `value` may be: its own, each once, ascending; empty if none."""
+    if not isinstance(value, list) or not all(type(one) is int for one in value):
+        return []
+    held = sorted(set(value) & set(ids))
+    return [held] if held else []
 
 
 def _list(document: dict[str, Any], name: str, wrong: list[str]) -> list[Any]:

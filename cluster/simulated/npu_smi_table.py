@@ -63,13 +63,12 @@ def _device(node: SimulatedNode, device: SimulatedDevice) -> Iterator[str]:
 def _processes(node: SimulatedNode) -> Iterator[str]:
     wide = node.form == "b"
     memory = 24 if wide else 23
+    yield _rule(node, "-")
     yield (
         "| NPU     Chip              | Process id    | Process name             "
         f"| {'Process memory(MB)':<{memory}} |"
     )
-    yield (
-        "+===========================+===============+" + "=" * 26 + "+" + "=" * (memory + 2) + "+"
-    )
+    yield _rule(node, "=")
     for card in sorted({node.shown_card(device) for device in node.listed}):
         chips = [d for d in node.listed if node.shown_card(d) == card]
         rows = [(d.chip, process) for d in chips for process in node.processes(d)]

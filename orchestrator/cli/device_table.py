@@ -97,7 +97,7 @@ def _address(device: DeviceReport) -> object:
 def _processes(device: DeviceReport) -> object:
     if isinstance(device.processes, Unmeasured):
         return device.processes
-    return ", ".join(f"{p.name} {p.pid}" for p in device.processes) or "-"
+    return ", ".join(f"{p.name} {p.pid}".strip() for p in device.processes) or "-"
 
 
 def _name(device: DeviceReport) -> str:
