@@ -28,9 +28,9 @@ def python(program: str, timeout: float = 30.0) -> tuple[str, str, bool]:
 
 
 def test_a_command_that_ends_well() -> None:
-    """Its text, undecodable bytes replaced, and no failure."""
-    text, failure, _ = python(r"import sys; sys.stdout.buffer.write(b'a\xff\n')")
-    assert text == "a\N{REPLACEMENT CHARACTER}\n" and failure == ""
+    """Its text without what would move a cursor, undecodable bytes replaced, and no failure."""
+    text, failure, _ = python(r"import sys; sys.stdout.buffer.write(b'a\xff\x1b[2J\r\n\tb')")
+    assert text == "a\N{REPLACEMENT CHARACTER}?[2J\n\tb" and failure == ""
 
 
 def test_a_command_that_fails() -> None:

@@ -48,6 +48,15 @@ def test_rings_of_the_models() -> None:
     assert [d.ring for d in report(node("910B3")).devices] == [0] * 8
 
 
+def test_rings_without_a_matrix() -> None:
+    """The 910A's are documented by physical id; of others nothing is, so they are unmeasured."""
+    where = node("910A", visible=[3, 4])
+    found = assemble(PLACE, Transcript({MAIN: ask(where, MAIN)}, frozenset({3, 4})), {})
+    assert [d.ring for d in found.devices] == [0, 1]
+    found = assemble(PLACE, Transcript({MAIN: ask(node(cards=1), MAIN)}), {})
+    assert isinstance(found.devices[0].ring, Unmeasured)
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from cluster.ascend.place import find
 from cluster.simulated.directory import VARIABLE, NodeDirectory
 from cluster.simulated.node_file import load
 from cluster.simulated.rehearsal import create
@@ -16,6 +17,10 @@ from tests.simulated import node
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "jobs" / "yolov3_res2net50_8p_ascend.yaml"
+
+off_hardware = pytest.mark.skipif(
+    find({"PATH": ""}).npu_smi is not None, reason="this machine has an npu-smi"
+)
 
 
 def muster(*arguments: str, at: Path | None = None) -> Result:
@@ -52,6 +57,7 @@ def test_a_document_for_programs(rehearsal: NodeDirectory) -> None:
     assert document["cpus"]["cpus"]
 
 
+@off_hardware
 def test_a_machine_without_npu_smi() -> None:
     """It says what it looked for, shows the CPUs, and that is no failure."""
     done = muster("devices")
@@ -144,6 +150,15 @@ def test_a_plan_skips_what_is_not_well(rehearsal: NodeDirectory) -> None:
     assert any(note.startswith("not used: simulated/ascend:1") for note in document["notes"])
 
 
+def test_a_plan_tells_what_may_hinder_it(tmp_path: Path) -> None:
+    """A link that is down keeps no job away, and the note names the devices together."""
+    directory = NodeDirectory(tmp_path / "node")
+    create(directory, node("910B3", 2, "link-down:0", "link-down:1"))
+    two = ("--set", "resources.ranks=2", "--set", "resources.ranks_per_node=2")
+    document = json.loads(muster("plan", str(JOB), *two, "--json", at=directory.root).stdout)
+    assert "simulated/ascend:0, simulated/ascend:1: link DOWN" in document["notes"]
+
+
 def test_a_plan_that_does_not_fit_says_why(rehearsal: NodeDirectory) -> None:
     """Too few well devices: refused with each one's reason, instead of assumed."""
     done = muster("plan", str(JOB), at=rehearsal.root)
@@ -162,6 +177,7 @@ def test_a_plan_in_a_container_asks_for_logical_ids(tmp_path: Path) -> None:
     assert environment["ASCEND_RT_VISIBLE_DEVICES"] == "0,1" and environment["DEVICE_ID"] == "1"
 
 
+@off_hardware
 def test_without_a_node_devices_are_assumed() -> None:
     """As before, and said so."""
     done = muster("plan", str(JOB), "--json")

@@ -165,7 +165,7 @@ def _device(shared: _Shared, chip: Chip, physical: Measured[int]) -> DeviceRepor
         why=judgement.why,
         memory=chip.memory,
         numa=shared.transcript.numa.get(chip.bus_id, Unmeasured("not read")),
-        ring=documented_ring(chip.name, _label(chip)) if isinstance(ring, Unmeasured) else ring,
+        ring=documented_ring(chip.name, physical) if isinstance(ring, Unmeasured) else ring,
         processes=shared.table.processes(*key),
         visible=_visible(shared, logical),
         notes=(*blank.notes, *(f"npu-smi: {text}" for text in answer.information)),

@@ -14,6 +14,9 @@ MAX_OUTPUT = 1 << 20
 """Bytes of stdout and stderr together; a tool that prints more is stopped."""
 
 _LEAVE = 1.0
+# Nothing that a tool prints may move the cursor of whoever reads a report.
+_HARMLESS = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t\r"}
+_HARMLESS[ord("\r")] = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ def _follow(process: subprocess.Popen[bytes], name: str, timeout: float) -> Outc
         code = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         return Outcome("", f"{name}: did not end within {timeout:.3g} s", timed_out=True)
-    return _outcome(name, code, *(bytes(said[fd]).decode("utf-8", "replace") for fd in (1, 2)))
+    return _outcome(name, code, _text(said[1]), _text(said[2]))
+
+
+def _text(data: bytearray) -> str:
+    return data.decode("utf-8", "replace").translate(_HARMLESS)
 
 
 def _outcome(name: str, code: int, text: str, errors: str) -> Outcome:

@@ -89,9 +89,11 @@ def _joined(topology: Topology, a: int, b: int) -> bool:
     return {topology.links[a, b], topology.links.get((b, a), "NA")} <= _CLOSE
 
 
-def documented_ring(model: str, physical: int) -> Measured[int]:
+def documented_ring(model: str, physical: Measured[int]) -> Measured[int]:
     """The ring by the model's documentation, for when the matrix could not be read."""
     size = _DOCUMENTED_RING.get(model)
+    if isinstance(physical, Unmeasured):
+        return physical
     if size is None:
         return Unmeasured(f"npu-smi -t topo does not tell, and nothing is documented for {model}")
     return physical // size

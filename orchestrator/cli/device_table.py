@@ -23,7 +23,7 @@ from cluster.simulated.faults import KINDS
 # fmt: off
 _COLUMNS = (
     "device", "model", "health", "level", "memory", "NUMA", "ring", "ip", "link", "network",
-    "processes", "of",
+    "processes", "kind",
 )
 # fmt: on
 _HEALTH_STYLES = {Health.OK: "green", Health.WARNING: "yellow"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cluster.device import Inventory
+from cluster.device import Device, Inventory
 from orchestrator.spec import DeviceKind, JobSpec
 
 
@@ -21,6 +22,14 @@ class Nodes:
     notes: tuple[str, ...] = ()
     assumed: bool = False
     simulated: str | None = None
+
+    def concerns_of(self, devices: Iterable[Device]) -> list[str]:
+        """What may hinder these devices, those that share it named together."""
+        groups: dict[str, list[str]] = {}
+        for device in devices:
+            for text in self.concerns.get(device.key, ()):
+                groups.setdefault(text, []).append(device.key)
+        return [f"{', '.join(keys)}: {text}" for text, keys in groups.items()]
 
 
 def nodes_for(spec: JobSpec, here: Inventory) -> Nodes:

@@ -49,8 +49,7 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
     made = make_plan(spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ)
     document = made.to_document()
-    used = (assignment.device.key for assignment in placement.assignments)
-    concerns = [f"{key}: {text}" for key in used for text in nodes.concerns.get(key, ())]
+    concerns = nodes.concerns_of(assignment.device for assignment in placement.assignments)
     return {
         **document,
         "notes": [*nodes.notes, *document["notes"], *concerns],
