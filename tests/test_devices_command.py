@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster.ascend.place import find
+from cluster.cpu import measure
 from cluster.simulated.directory import VARIABLE, NodeDirectory
 from cluster.simulated.node_file import load
 from cluster.simulated.rehearsal import create
 from orchestrator.cli import main
+from orchestrator.cli.devices import look
 from tests.simulated import node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +49,25 @@ def test_a_table_for_people(rehearsal: NodeDirectory) -> None:
     assert "nothing here is hardware" in done.stdout
     assert "not to be used: ascend:0: lost" in done.stdout
     assert "RestartBusiness" in done.stdout and "NormalNPU" in done.stdout
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 2), (160, 1)])
+def test_no_cell_is_cut(
+    rehearsal: NodeDirectory, width: int, tables: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a narrow terminal the table is two, and every cell is whole."""
+    from rich.console import Console
+
+    from orchestrator.cli import device_table
+
+    monkeypatch.setenv(VARIABLE, str(rehearsal.root))
+    console = Console(width=width, record=True, file=io.StringIO())
+    monkeypatch.setattr(device_table, "_console", lambda: console)
+    device_table.show(look(), measure())
+    text = console.export_text()
+    assert text.count("kind") == tables and "…" not in text
+    for word in ("ascend:1", "RestartBusiness", "192.168.102.101", "simulated"):
+        assert word in text
 
 
 def test_a_document_for_programs(rehearsal: NodeDirectory) -> None:

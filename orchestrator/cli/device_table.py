@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,10 @@ from cluster.cpu import CpuBudget, format_cpu_list
 from cluster.simulated.directory import VARIABLE
 from cluster.simulated.faults import KINDS
 
-# fmt: off
-_COLUMNS = (
-    "device", "model", "health", "level", "memory", "NUMA", "ring", "ip", "link", "network",
-    "processes", "kind",
-)
-# fmt: on
 _HEALTH_STYLES = {Health.OK: "green", Health.WARNING: "yellow"}
 _PIPE_WIDTH = 160
+_WIDE = 128
+"""Columns of a terminal that hold the whole table; in a narrower one it is two."""
 
 
 def waiting(what: str) -> Status:
@@ -36,7 +32,7 @@ def waiting(what: str) -> Status:
 
 
 def show(report: NodeReport, cpus: CpuBudget) -> None:
-    """All devices in one table, what keeps each from jobs, and the CPUs."""
+    """All devices, what keeps each from jobs, and the CPUs."""
     console = _console()
     if report.tool is None:
         console.print("No Ascend devices: npu-smi was not found. Looked for")
@@ -53,14 +49,10 @@ def _console() -> Console:
 
 
 def _show_devices(console: Console, report: NodeReport) -> None:
-    what = "simulated" if report.simulated else "hardware"
     if report.simulated:
         _say(console, f"simulated node {report.simulated}: nothing here is hardware", "yellow")
     if report.devices:
-        table = Table(*_COLUMNS, box=None, header_style="bold")
-        for device in report.devices:
-            table.add_row(*_row(device), Text(what))
-        console.print(table)
+        _show_tables(console, report)
     elif report.answered:
         _say(console, "npu-smi lists no device")
     for names, why in _grouped((d, d.withheld) for d in report.devices):
@@ -73,12 +65,15 @@ def _show_devices(console: Console, report: NodeReport) -> None:
             _say(console, problem, "yellow")
 
 
-def _row(device: DeviceReport) -> list[Text]:
-    values = (
-        _name(device), device.model, device.health, device.level, _memory(device), device.numa,
-        device.ring, _address(device), device.link, device.net_health, _processes(device),
-    )  # fmt: skip
-    return [_cell(value) for value in values]
+def _show_tables(console: Console, report: NodeReport) -> None:
+    """One table, or two where one would not fit."""
+    kind = "simulated" if report.simulated else "hardware"
+    whole = tuple(dict.fromkeys(_STATE + _PLACE))
+    for columns in (whole,) if console.width >= _WIDE else (_STATE, _PLACE):
+        table = Table(*columns, "kind", box=None, header_style="bold")
+        for device in report.devices:
+            table.add_row(*(_cell(_COLUMNS[name](device)) for name in columns), Text(kind))
+        console.print(table)
 
 
 def _memory(device: DeviceReport) -> object:
@@ -106,6 +101,23 @@ def _name(device: DeviceReport) -> str:
     if device.logical == device.physical or isinstance(device.logical, Unmeasured):
         return name
     return f"{name} (here {device.logical})"
+
+
+_COLUMNS: dict[str, Callable[[DeviceReport], object]] = {
+    "device": _name,
+    "model": lambda device: device.model,
+    "health": lambda device: device.health,
+    "level": lambda device: device.level,
+    "memory": _memory,
+    "NUMA": lambda device: device.numa,
+    "ring": lambda device: device.ring,
+    "ip": _address,
+    "link": lambda device: device.link,
+    "network": lambda device: device.net_health,
+    "processes": _processes,
+}
+_STATE = ("device", "model", "health", "level", "memory", "processes")
+_PLACE = ("device", "NUMA", "ring", "ip", "link", "network")
 
 
 def _cell(value: object) -> Text:
