@@ -36,13 +36,23 @@ class DeviceKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Device:
-    """One device of one node; `index` is its physical id there."""
+    """One device of one node; `index` is its physical id there.
+
+    `logical` is the id by which processes ask for it where that differs, as in containers
+    that number devices anew; None: `index`.
+    """
 
     kind: DeviceKind
     node: str
     index: int
     label: str = ""
     numa: int | None = None
+    logical: int | None = None
+
+    @property
+    def asked_for(self) -> int:
+        """The number that stands for the device in its kind's `visible_variable`."""
+        return self.index if self.logical is None else self.logical
 
     @property
     def key(self) -> str:

@@ -18,6 +18,7 @@ from mindspore.ops.auto_generate import SplitWithSize
 
 from model.architecture import HEADS
 from model.averaging import MovingAverage
+from model.checkpoint import KEPT, STATISTICS
 from model.config import Config
 from model.loss import PARTS
 from model.momentum import Momentum
@@ -27,6 +28,7 @@ from model.training_network import TrainingNetwork, decay_groups
 BUCKET_BYTES = 64 << 20
 """Gradients that one all-reduce of the CPU backend carries at most."""
 
+_ASSIGN = ops.Assign()
 _RESHAPE = ops.Reshape()
 _SHAPE = ops.Shape()
 _HALF_SQUARES = ops.L2Loss()
@@ -92,12 +94,17 @@ class Gradients(nn.Cell):
         loss_scale: float,
         mean: nn.Cell | None,
         backend: str,
+        world_size: int = 1,
     ) -> None:
         """Differentiate by `parameters`; `mean` averages over the ranks, None for a single one."""
         super().__init__(auto_prefix=False)
         self.network = network
         self.mean = mean
         self.loss_scale = loss_scale
+        # The last digits of a norm depend on the threads that computed it. All ranks take the mean
+        # of theirs, so that they clip, and skip, alike.
+        self.share = 1.0 / world_size
+        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM) if mean is not None else None
         # By far the fastest of several ways, for gradients that lie in the CPU's memory.
         self.square = _dot if backend == "cpu" else _twice_half_squares
         self.map = ops.composite.Map()
@@ -116,6 +123,8 @@ class Gradients(nn.Cell):
         if self.mean is not None:
             gradients = self.mean(gradients)
         norm = ops.sqrt(_RESHAPE(self.add(self.map(self.square, gradients)), ()))
+        if self.mean is not None:
+            norm = self.all_reduce(norm) * self.share
         return loss, shares, norm / self.loss_scale, gradients
 
     def _scaled_loss(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +159,8 @@ class TrainStep(nn.Cell):
 
     Parameters are those of the network, `moments.*` of the trainable ones, `global_step`,
     `learning_rate` and `momentum`: together all that a training checkpoint of the original holds;
-    and those of the moving average, if there is one.
+    those of the moving average, if there is one; and copies of the statistics of batch
+    normalisation after the last step that was not skipped.
     """
 
     def __init__(
@@ -159,6 +169,7 @@ class TrainStep(nn.Cell):
         optimizer: Momentum,
         *,
         backend: str = "cpu",
+        world_size: int = 1,
         mean: nn.Cell | None = None,
         loss_scale: float = 1.0,
         clip_norm: float = 0.0,
@@ -175,9 +186,19 @@ class TrainStep(nn.Cell):
         self.optimizer = optimizer
         self.average = average
         self.loss_scale, self.clip_norm = loss_scale, clip_norm
-        self.gradients = Gradients(network, optimizer.parameters, loss_scale, mean, backend)
+        self.gradients = Gradients(
+            network, optimizer.parameters, loss_scale, mean, backend, world_size
+        )
         scaled = clip_norm > 0 or loss_scale != 1.0
         self.update = Update(optimizer, scaled=scaled, average=average)
+        # The forward pass has changed them before anybody knows that the step is to be skipped.
+        statistics = [row for row in network.get_parameters() if row.name.endswith(STATISTICS)]
+        self.statistics = ms.ParameterTuple(statistics)
+        self.kept = ms.ParameterTuple(
+            [Parameter(row.copy(), KEPT + row.name, requires_grad=False) for row in statistics]
+        )
+        self.normalises = bool(statistics)
+        self.map = ops.composite.Map()
         self.set_train()
 
     def construct(self, rate: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,6 +210,9 @@ class TrainStep(nn.Cell):
         loss, shares, norm, gradients = self.gradients(*batch)
         if ops.isfinite(norm):
             loss = ops.depend(loss, self.update(rate, self._factor(norm), *gradients))
+            loss = self._copied(loss, self.kept, self.statistics)
+        else:
+            loss = self._copied(loss, self.statistics, self.kept)
         return loss, shares, norm
 
     def train(self, batch: Sequence[np.ndarray], rate: float) -> Outcome:
@@ -203,6 +227,16 @@ class TrainStep(nn.Cell):
         for inputs in shapes:
             batch = [Tensor(np.zeros(shape, np.float32)) for shape in inputs]
             self.compile(Tensor(0.0, ms.float32), *batch)
+
+    def keep_statistics(self) -> None:
+        """Take the network's statistics for good: to be called once it has its first state."""
+        for kept, statistics in zip(self.kept, self.statistics, strict=True):
+            kept.set_data(Tensor(np.array(statistics.asnumpy())))
+
+    def _copied(
+        self, loss: Tensor, targets: Sequence[Parameter], sources: Sequence[Parameter]
+    ) -> Tensor:
+        return ops.depend(loss, self.map(_copy, targets, sources)) if self.normalises else loss
 
     def _factor(self, norm: Tensor) -> Tensor:
         if self.clip_norm > 0:
@@ -230,6 +264,7 @@ def build_step(
         network,
         optimizer,
         backend=backend,
+        world_size=world_size,
         mean=gradient_mean(optimizer.parameters, world_size, backend),
         loss_scale=config.loss_scale if lowered else 1.0,
         clip_norm=config.clip_norm,
@@ -262,6 +297,10 @@ def _dot(gradient: Tensor) -> Tensor:
 
 def _twice_half_squares(gradient: Tensor) -> Tensor:
     return _HALF_SQUARES(gradient) * 2.0
+
+
+def _copy(target: Parameter, source: Parameter) -> Tensor:
+    return _ASSIGN(target, source)
 
 
 def _times(factor: Tensor, gradient: Tensor) -> Tensor:

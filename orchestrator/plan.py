@@ -300,14 +300,14 @@ class _Gang:
         if visible:
             held = self._devices_of(assignment.node)
             contract[visible] = ",".join(map(str, held))
-            contract["DEVICE_ID"] = str(held.index(assignment.device.index))
+            contract["DEVICE_ID"] = str(held.index(assignment.device.asked_for))
         if self.spec.launch.mode is LaunchMode.DYNAMIC:
             contract |= self._rendezvous("MS_WORKER") | {"MS_NODE_ID": str(rank)}
         return contract
 
     def _devices_of(self, node: str) -> list[int]:
-        """Physical ids of the gang's devices on `node`, ascending; a rank's is its place here."""
-        held = (a.device.index for a in self.placement.assignments if a.node == node)
+        """Ids that name the gang's devices on `node`, ascending; a rank's is its place here."""
+        held = (a.device.asked_for for a in self.placement.assignments if a.node == node)
         return sorted(held)
 
     def _rendezvous(self, role: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 
 from model.architecture import FULL, HEADS, SMALL
 from model.arguments import parse
+from model.checkpoint import split_average
 from model.decode import Decoder
 from model.loss import DetectionLoss
 from model.step import build_step
@@ -175,7 +176,8 @@ def _check_strong_decay(
 def _check_checkpoint(
     size: str, recorded: Sequence[Sequence[Any]], step: Step
 ) -> Iterator[Difference]:
-    ours = {p.name: (list(p.shape), str(p.dtype).lower()) for p in step.step.get_parameters()}
+    saved, _ = split_average(step.step)
+    ours = {name: (list(p.shape), str(p.dtype).lower()) for name, p in saved.items()}
     theirs = {name: (shape, kind.lower()) for name, shape, kind in recorded}
     different = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     yield Difference(f"{size}: training checkpoint, entries that differ", len(different), 0.0)

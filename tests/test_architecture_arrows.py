@@ -16,13 +16,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "cluster", "model")
-FOLDED = ("orchestrator.cli", "orchestrator.jobfile")  # one line each on the map
+FOLDED = (
+    "orchestrator.cli",
+    "orchestrator.jobfile",
+    "cluster.ascend",
+    "cluster.simulated",
+)  # one line each on the map
 
 RAY = {"cluster.ray_node"}
-RICH = {"orchestrator.cli.plan", "orchestrator.display"}
+RICH = {"orchestrator.cli.device_table", "orchestrator.cli.plan", "orchestrator.display"}
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 SUBPROCESS = {
+    "cluster.ascend.command",  # asks npu-smi and hccn_tool
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_client",  # the controller starts Ray's keeper
     "cluster.ray_keeper",  # which starts Ray's driver
@@ -30,6 +36,7 @@ SUBPROCESS = {
     "orchestrator.supervisor",  # and ranks
 }
 SIGNAL = {
+    "cluster.ascend.command",  # ends a tool that hangs
     "cluster.detach",
     "cluster.leftovers",
     "cluster.ray_keeper",
@@ -47,6 +54,7 @@ STANDARD_LIBRARY_ONLY = (
     "cluster.ports",
     "cluster.ray_client",
     "cluster.ray_keeper",
+    "cluster.simulated.program",  # answers at once, without site-packages
     "orchestrator.entry",  # runs in every rank
     "orchestrator.forkserver",
     "orchestrator.rank",  # imported by any training script

@@ -16,6 +16,7 @@ _COMMANDS = {
     "run": ("orchestrator.cli.run", "Run a job here, watch it, and bring it back when it fails."),
     "resume": ("orchestrator.cli.run", "Continue a run from its newest checkpoint that verifies."),
     "plan": ("orchestrator.cli.plan", "Show what a job would start, and start nothing."),
+    "devices": ("orchestrator.cli.devices", "Show this node's devices and how they are."),
     "status": ("orchestrator.cli.read", "Show where a run stands, rank by rank."),
     "logs": ("orchestrator.cli.read", "Print what the ranks wrote."),
     "events": ("orchestrator.cli.read", "List what happened and what was decided."),
@@ -36,7 +37,6 @@ _LATER = {
     "hold": "the controller as a service",
     "release": "the controller as a service",
     "explain": "the full account of decisions; `incidents` and `events` have the facts today",
-    "devices": "device discovery beyond this machine's CPUs",
     "rank-table": "Ascend rank tables",
 }
 """Commands that are planned and not built: they say so instead of being unknown."""

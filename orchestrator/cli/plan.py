@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.common import fail, json_option, print_json, the_job
-from orchestrator.spec import DeviceKind, JobSpec
+from orchestrator.spec import JobSpec
 
 
 @click.command()
@@ -31,31 +31,32 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def _plan(spec: JobSpec) -> dict[str, Any]:
     import time
+    from dataclasses import replace
 
     from cluster.allocate import Refusal, allocate
+    from orchestrator.cli.found import nodes_for
     from orchestrator.layout import RunDirectory, Spool
     from orchestrator.local_run import inventory
-    from orchestrator.plan import Attempt, assume_devices, make_plan, request_for
+    from orchestrator.plan import Attempt, make_plan, request_for
 
-    assumed = spec.resources.device is not DeviceKind.CPU
-    here = inventory()
-    placement = allocate(assume_devices(spec, here) if assumed else here, request_for(spec))
+    nodes = nodes_for(spec, inventory())
+    request = replace(request_for(spec), barred=frozenset(nodes.withheld))
+    placement = allocate(nodes.inventory, request)
     if isinstance(placement, Refusal):
-        fail(placement.reason, 1)
+        fail("\n".join((placement.reason, *nodes.notes)), 1)
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
     made = make_plan(spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ)
-    document = {**made.to_document(), "assumed_devices": assumed, "observed_at": time.time()}
-    if assumed:
-        document["notes"].insert(0, _ASSUMED.format(device=spec.resources.device.value))
-    return document
-
-
-_ASSUMED = (
-    "muster cannot look for {device} devices yet: nodes with the CPUs of this machine and the "
-    "devices that the job asks for are assumed"
-)
+    document = made.to_document()
+    concerns = nodes.concerns_of(assignment.device for assignment in placement.assignments)
+    return {
+        **document,
+        "notes": [*nodes.notes, *document["notes"], *concerns],
+        "assumed_devices": nodes.assumed,
+        "simulated_node": nodes.simulated,
+        "observed_at": time.time(),
+    }
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""What an Ascend node has and whether it is well: npu-smi, hccn_tool, sysfs, fault levels."""

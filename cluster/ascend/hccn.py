@@ -1,0 +1,75 @@
+"""What hccn_tool and /etc/hccn.conf say of a device's network port. Pure; nothing raises.
+
+hccn_tool's source is not public: these formats come from documents and published test data of
+others. Empty output is a failure to state something, and `-.-.-.-` is no address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from cluster.ascend.values import Link, Measured, NetHealth, Unmeasured
+
+_KEY = re.compile(r"address_(\d{1,6})", re.ASCII)
+
+
+def parse_address(text: str) -> Measured[str]:
+    """The address of `hccn_tool -i N -ip -g`."""
+    found = _values(text, "ipaddr")
+    if len(found) == 1:
+        return _address(found[0])
+    if not text.strip():
+        return Unmeasured("hccn_tool prints no address: none is configured")
+    return Unmeasured(f"hccn_tool prints no address: {text.strip()[:60]!r}")
+
+
+def parse_link(text: str) -> Measured[Link]:
+    """The state of `hccn_tool -i N -link -g`."""
+    found = _values(text, "link status")
+    for link in Link:
+        if found == [link.value]:
+            return link
+    return Unmeasured(f"hccn_tool states no link: {text.strip()[:60]!r}")
+
+
+def parse_net_health(text: str) -> Measured[NetHealth]:
+    """The word of `hccn_tool -i N -net_health -g`."""
+    found = _values(text, "net health status")
+    for health in NetHealth:
+        if found == [health.value]:
+            return health
+    return Unmeasured(f"hccn_tool states no health of the network: {text.strip()[:60]!r}")
+
+
+def parse_configuration(text: str) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Addresses by physical id of /etc/hccn.conf, and its mistakes; other keys are not ours."""
+    addresses: dict[int, str] = {}
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        key, _, value = line.partition("=")
+        match = _KEY.fullmatch(key.strip())
+        if match is None:
+            continue
+        device, address = int(match[1]), _address(value.strip())
+        if isinstance(address, Unmeasured):
+            problems.append(f"/etc/hccn.conf, line {number}: {address.why}")
+        elif addresses.setdefault(device, address) != address:
+            problems.append(f"/etc/hccn.conf, line {number}: another address for device {device}")
+    return addresses, tuple(problems[:50])
+
+
+def _values(text: str, label: str) -> list[str]:
+    split = (line.partition(":") for line in text.splitlines())
+    return [value.strip() for name, _, value in split if name.strip() == label]
+
+
+def _address(text: str) -> Measured[str]:
+    """IPv4 or IPv6, but none that a port cannot have."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return Unmeasured(f"{text[:40]!r} is not an address")
+    if address.is_unspecified or address.is_loopback or address.is_multicast:
+        return Unmeasured(f"{text[:40]!r} is not the address of a port")
+    return str(address)

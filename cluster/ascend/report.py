@@ -1,0 +1,158 @@
+"""What a node's probe found: a report of each device, each value measured or the reason why not."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from cluster.ascend.faults import Level
+from cluster.ascend.values import Health, Link, Measured, Memory, NetHealth, Process, Unmeasured
+from cluster.device import Device, DeviceKind
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """One device. `physical` is the N of /dev/davinciN, `logical` what processes ask for.
+
+    `usable` is the judgement of health and codes, `why` its reason. `ip_source` names who
+    said the address; `ring` counts the HCCS rings of the node from 0. `visible` is False for
+    a device that ASCEND_RT_VISIBLE_DEVICES leaves out.
+    """
+
+    physical: Measured[int]
+    logical: Measured[int]
+    card: Measured[int]
+    chip: Measured[int]
+    model: Measured[str]
+    bus_id: Measured[str]
+    health: Measured[Health]
+    codes: Measured[tuple[str, ...]]
+    level: Measured[Level]
+    usable: bool
+    why: str
+    memory: Measured[Memory]
+    numa: Measured[int]
+    ring: Measured[int]
+    ip: Measured[str]
+    ip_source: str
+    link: Measured[Link]
+    net_health: Measured[NetHealth]
+    processes: Measured[tuple[Process, ...]]
+    visible: Measured[bool]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def withheld(self) -> str:
+        """Why the device may not be given to a job; empty: it may."""
+        if isinstance(self.physical, Unmeasured):
+            return self.physical.why
+        if not self.usable:
+            return self.why
+        if isinstance(self.visible, Unmeasured):
+            return self.visible.why
+        if not self.visible:
+            return "left out by ASCEND_RT_VISIBLE_DEVICES"
+        if isinstance(self.processes, tuple) and self.processes:
+            held = ", ".join(f"{p.name or 'a process'} (pid {p.pid})" for p in self.processes)
+            return f"in use by {held}"
+        return ""
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """What does not keep a job away, and may hinder it: codes to watch, and the network.
+
+        Whether a fault of the network matters depends on the job (one server needs none on
+        the 910B) and on how long it lasts, which one look cannot know.
+        """
+        found = [self.why] if self.usable and self.why else []
+        if self.link is Link.DOWN:
+            found.append("link DOWN")
+        if isinstance(self.net_health, NetHealth) and not self.net_health.well:
+            found.append(f"network {self.net_health.value}")
+        return (*found, *self._unmeasured(), *self.notes)
+
+    def _unmeasured(self) -> tuple[str, ...]:
+        """What was asked of a device that answered, and was not stated, with the reason."""
+        if isinstance(self.model, Unmeasured):
+            return ()
+        named = {
+            "memory": self.memory,
+            "NUMA node": self.numa,
+            "ring": self.ring,
+            "logical id": self.logical,
+            "ip": self.ip,
+            "link": self.link,
+            "network": self.net_health,
+            "processes": self.processes,
+        }
+        return tuple(
+            f"{name} unknown: {value.why}"
+            for name, value in named.items()
+            if isinstance(value, Unmeasured)
+        )
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """All devices of a node. `simulated` is the directory of a rehearsal node, empty for hardware.
+
+    `problems` hold what the tools failed to say and every line that made no sense; `answered`
+    is False when npu-smi could not be asked at all.
+    """
+
+    tool: str | None
+    simulated: str
+    version: str
+    answered: bool
+    devices: tuple[DeviceReport, ...]
+    looked_for: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def to_document(self) -> dict[str, Any]:
+        """The report as JSON values; what was not measured is `{"unmeasured": why}`."""
+        document = _document(self)
+        assert isinstance(document, dict)
+        for device, values in zip(self.devices, document["devices"], strict=True):
+            values |= {"withheld": device.withheld or None, "simulated": bool(self.simulated)}
+        return document
+
+
+def devices_of(report: NodeReport, node: str) -> tuple[tuple[Device, ...], dict[str, str]]:
+    """The devices of a report for the inventory, and why some may not be used, by their keys.
+
+    A device whose physical id is unknown cannot be named and is left out.
+    """
+    mark = " (simulated)" if report.simulated else ""
+    found: list[Device] = []
+    withheld: dict[str, str] = {}
+    for one in report.devices:
+        if isinstance(one.physical, Unmeasured):
+            continue
+        device = Device(
+            kind=DeviceKind.ASCEND,
+            node=node,
+            index=one.physical,
+            label=("unknown" if isinstance(one.model, Unmeasured) else one.model) + mark,
+            numa=None if isinstance(one.numa, Unmeasured) else one.numa,
+            logical=None if isinstance(one.logical, Unmeasured) else one.logical,
+        )
+        found.append(device)
+        if one.withheld:
+            withheld[device.key] = one.withheld
+    return tuple(found), withheld
+
+
+def _document(value: Any) -> Any:
+    if isinstance(value, Unmeasured):
+        return {"unmeasured": value.why}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if is_dataclass(value):
+        return {field.name: _document(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [_document(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _document(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,77 @@
+"""Values of a device as its tools state them, and the value for what could not be measured."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """What could not be found out, and why: neither zero, nor absent, nor healthy."""
+
+    why: str
+
+
+Measured: TypeAlias = _T | Unmeasured
+"""`Measured[int]`: a number, or the reason why there is none."""
+
+
+class Health(enum.Enum):
+    """The health words of npu-smi, from well to worst; the most severe active alarm wins."""
+
+    OK = "OK"
+    WARNING = "Warning"
+    ALARM = "Alarm"
+    CRITICAL = "Critical"
+    UNKNOWN = "UNKNOWN"
+
+    @property
+    def severity(self) -> int:
+        """0 for OK, rising. UNKNOWN (absent or not started) is above all."""
+        return list(Health).index(self)
+
+
+class Link(enum.Enum):
+    """The state of a device's network port as `hccn_tool -link -g` prints it."""
+
+    UP = "UP"
+    DOWN = "DOWN"
+
+
+class NetHealth(enum.Enum):
+    """What `hccn_tool -net_health -g` prints."""
+
+    SUCCESS = "Success"
+    INIT = "Init"
+    FAULT = "Fault"
+    SOCKET_FAILED = "Socket failed"
+    RECEIVE_TIMEOUT = "Receive timeout"
+    UNREACHABLE = "Unreachable"
+    TIME_EXCEEDED = "Time exceeded"
+    DETECT_IP_SET = "Detect ip set"
+
+    @property
+    def well(self) -> bool:
+        """Whether the network can be relied on, or has not been checked by the device yet."""
+        return self in (NetHealth.SUCCESS, NetHealth.INIT)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A device's memory in MB."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that holds a device; `memory` in MB on the device."""
+
+    pid: int
+    name: str
+    memory: int

@@ -1,0 +1,195 @@
+"""`muster devices`: what this node has and how it is; and rehearsal nodes to try faults on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli import EXIT_FAILED, EXIT_USAGE
+from orchestrator.cli.common import fail, json_option, print_json
+
+if TYPE_CHECKING:
+    from cluster.ascend.report import NodeReport
+    from cluster.simulated.directory import NodeDirectory
+    from cluster.simulated.node import SimulatedNode
+
+_PATIENCE = 2.0
+_LATER = {
+    "bar": "keeping a device from jobs",
+    "unbar": "keeping a device from jobs",
+    "check": "checks of devices before a start",
+}
+"""Sub-commands that are planned and not built: they say so instead of being unknown."""
+
+
+class _Devices(click.Group):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _LATER:
+            fail(
+                f"muster devices {cmd_name} is not built yet: it comes with {_LATER[cmd_name]}.",
+                EXIT_USAGE,
+            )
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Devices, invoke_without_command=True)
+@json_option
+@click.pass_context
+def devices(ctx: click.Context, as_json: bool) -> None:
+    """Show this node's devices: health, fault level, memory, NUMA node, network, processes."""
+    if ctx.invoked_subcommand is None:
+        _list(as_json=as_json)
+    elif as_json:
+        fail(f"--json belongs behind the command: muster devices {ctx.invoked_subcommand} --json")
+
+
+@devices.command("list")
+@json_option
+def list_devices(as_json: bool) -> None:
+    """The same as `muster devices`."""
+    _list(as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
+    from cluster import cpu
+
+    report = look()
+    cpus = cpu.measure()
+    if as_json:
+        budget = {**vars(cpus), "numa": [vars(node) for node in cpus.numa]}
+        print_json({"schema": 1, **report.to_document(), "cpus": budget})
+    else:
+        from orchestrator.cli.device_table import show
+
+        show(report, cpus)
+    if report.tool is not None and not report.answered:
+        raise SystemExit(EXIT_FAILED)
+
+
+def look() -> NodeReport:
+    """Probe this machine, or the rehearsal node in its place; ends with code 2 if there is none."""
+    from cluster.ascend.place import NoSuchNode, find
+    from cluster.ascend.probe import probe
+
+    try:
+        place = find(os.environ)
+    except NoSuchNode as error:
+        fail(str(error))
+    with _progress("asking npu-smi and hccn_tool"):
+        return probe(place, os.environ)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Say on stderr what is waited for, once it takes longer than people expect."""
+    import threading
+
+    from orchestrator.cli.device_table import waiting
+
+    shown = waiting(what)
+    timer = threading.Timer(_PATIENCE, shown.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        shown.stop()
+
+
+@devices.command()
+@click.option("--model", help="Make a node of this model: 910A, 910B1, 910B3, 910B4, A3.")
+@click.option("--cards", type=int, default=8, show_default=True, help="How many; A3 has two dies.")
+@click.option("--dir", "root", default="simulated-node", show_default=True, help="Where it lies.")
+@click.option("--form", type=click.Choice(["a", "b"]), default="a", help="Width of its tables.")
+@click.option("--visible", metavar="IDS", help="A container that sees these as 0, 1, ...: 4,5,6,7")
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Switch a fault on.")
+@click.option("--clear", multiple=True, metavar="KIND[:N]|all", help="Switch faults off.")
+@json_option
+def simulate(
+    model: str | None,
+    cards: int,
+    root: str,
+    form: str,
+    visible: str | None,
+    faults: tuple[str, ...],
+    clear: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make a rehearsal node, or switch its faults on and off while it is in use.
+
+    A rehearsal node is a directory with an npu-smi and an hccn_tool of ours. A FAULT is
+    KIND[:DEVICE][=VALUE], e.g. lost:3, alarm:2=80E01801,80C98000, no-ip:0, foreign:1, hang.
+    """
+    from cluster.simulated.directory import NodeDirectory
+    from cluster.simulated.faults import BadFault
+    from cluster.simulated.node import BadNode
+
+    directory = NodeDirectory(Path(root).expanduser().resolve())
+    try:
+        made = None if model is None else _new(directory, model, cards, form, visible)
+        document = _change(directory, made, faults, clear)
+    except (BadFault, BadNode) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{directory.root}: cannot be written: {error.strerror}", EXIT_FAILED)
+    if as_json:
+        print_json({"schema": 1, "dir": str(directory.root), **document})
+    else:
+        from orchestrator.cli.device_table import show_rehearsal
+
+        show_rehearsal(directory.root, document, created=made is not None)
+
+
+def _new(
+    directory: NodeDirectory, model: str, cards: int, form: str, visible: str | None
+) -> SimulatedNode:
+    """A node where there is nothing yet."""
+    from cluster.simulated.node import BadNode, make
+
+    if directory.is_node():
+        fail(
+            f"{directory.root} holds a rehearsal node already: leave --model out to change its "
+            "faults, or choose another --dir"
+        )
+    if directory.root.exists() and (not directory.root.is_dir() or any(directory.root.iterdir())):
+        fail(f"{directory.root} is something else: choose another --dir")
+    try:
+        shown = None if visible is None else [int(word) for word in visible.split(",")]
+    except ValueError:
+        raise BadNode(f"--visible {visible}: expected ids by comma, e.g. 4,5,6,7") from None
+    return make(model, cards, form=form, visible=shown)
+
+
+def _change(
+    directory: NodeDirectory,
+    made: SimulatedNode | None,
+    faults: tuple[str, ...],
+    clear: tuple[str, ...],
+) -> dict[str, Any]:
+    """Check everything, then write: a mistake in the last fault leaves the node as it was."""
+    from dataclasses import replace
+
+    from cluster.simulated import node_file, rehearsal
+    from cluster.simulated.faults import parse, switch_off, switch_on
+    from cluster.simulated.node import BadNode
+
+    if made is None and not directory.is_node():
+        raise BadNode(f"{directory.root}: no rehearsal node there; --model 910B3 makes one")
+    node = made or node_file.load(directory.file)
+    on = node.faults
+    for text in clear:
+        on = switch_off(on, text)
+    for text in faults:
+        on = switch_on(on, parse(text, node.ids))
+    node = replace(node, faults=on)
+    if made is not None:
+        rehearsal.create(directory, node)
+    elif faults or clear:
+        node_file.save(directory.file, node)
+    return node_file.to_document(node)
