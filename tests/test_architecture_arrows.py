@@ -16,7 +16,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "cluster", "model")
-FOLDED = ("orchestrator.cli", "orchestrator.jobfile")  # one line each on the map
+FOLDED = (
+    "orchestrator.cli",
+    "orchestrator.jobfile",
+    "cluster.rank_table",
+)  # one line each on the map
 
 RAY = {"cluster.ray_node"}
 RICH = {"orchestrator.cli.plan", "orchestrator.display"}
