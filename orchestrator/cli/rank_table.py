@@ -165,14 +165,14 @@ def _read(file: str, model: Model | None = None) -> Checked:
 
 def _tables(files: Sequence[str], code: int) -> list[RankTable]:
     """The tables of all files; ends with every finding of those that are none."""
-    checked = {file: _read(file) for file in files}
-    for file, found in checked.items():
+    checked = [(file, _read(file)) for file in files]
+    for file, found in checked:
         if found.table is None:
             _show(file, found, err=True)
-    tables = [found.table for found in checked.values()]
-    if None in tables:
+    tables = [found.table for _, found in checked if found.table is not None]
+    if len(tables) < len(files):
         sys.exit(code)
-    return [table for table in tables if table is not None]
+    return tables
 
 
 def _one_server(
