@@ -289,7 +289,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("RT312", "hosts of both families",
              lambda d, s, v: s.update(host_ip="10.0.0.1")
              or other(d, s)["device"][0].update(host_ip="fd00::1"), least=2),
-    Mutation("RT313", "host_ip is a name", put("host_ip", "node-1", "server")),
+    Mutation("RT313", "host_ip is a name", put("host_ip", "node-1", "server"), W),
     Mutation("RT401", "rank twice",
              lambda d, s, v: v.update(rank_id=other(d, s)["device"][0]["rank_id"]), least=2),
     Mutation("RT402", "no rank 0", shift_ranks),

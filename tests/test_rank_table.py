@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.allocate import Assignment, Placement
-from cluster.device import Device, DeviceKind
+from cluster.allocate import Assignment, Placement, Request, allocate
+from cluster.cpu import CpuBudget
+from cluster.device import Device, DeviceKind, Inventory, Node
 from cluster.rank_table import (
+    Model,
     RankTable,
     ServerFacts,
     check_table,
@@ -108,6 +110,28 @@ def test_a_placement_becomes_a_table() -> None:
     places = placed((0, "a", 2), (1, "a", 3), (2, "b", 2), (3, "b", 3))
     table = from_placement(places, known)
     assert table == make([(known["a"], [2, 3]), (known["b"], [2, 3])])
+
+
+def test_what_allocate_places_is_a_good_table() -> None:
+    """Sixteen ranks on two nodes of eight devices, the whole way."""
+    budget = CpuBudget(cpus=tuple(range(16)), quota=None)
+    nodes = [
+        Node(name, "", budget, tuple(Device(DeviceKind.ASCEND, name, n) for n in range(8)))
+        for name in ("b", "a")
+    ]
+    placement = allocate(Inventory(tuple(nodes)), Request(DeviceKind.ASCEND, 16))
+    assert isinstance(placement, Placement)
+    known = {name: rt.facts(n, list(range(8))) for n, name in enumerate("ab")}
+    checked = check_table(from_placement(placement, known), Model.A910)
+    assert checked.findings == ()
+    assert checked.table is not None and checked.table.ranks == 16
+
+
+def test_a_placement_on_cpus_has_no_table() -> None:
+    """Only Ascend devices find each other by one."""
+    slot = Assignment(0, "a", Device(DeviceKind.CPU, "a", 0), 0, (0,), 1)
+    with pytest.raises(ValueError, match="cpu devices have no rank table"):
+        from_placement(Placement((slot,)), {"a": rt.facts(0, [0])})
 
 
 def test_a_placement_on_an_unknown_node_is_refused() -> None:

@@ -169,6 +169,17 @@ def test_the_legacy_form_is_numbered_as_hccl_does() -> None:
     ] == [("10.0.0.0", 0, 0), ("10.0.0.0", 1, 1), ("10.0.0.1", 0, 2), ("10.0.0.1", 1, 3)]
 
 
+def test_fields_of_others_are_no_mistakes() -> None:
+    """What MindCluster's operator and HCCL's documents add is known, empty or not."""
+    document = rt.document(make([(rt.facts(0, [0, 1]), [0, 1])]))
+    document["server_list"][0] |= {
+        "host_ip": "", "container_ip": "172.16.0.4", "hardware_type": "800I-A2",
+    }  # fmt: skip
+    for device in document["server_list"][0]["device"]:
+        device |= {"device_port": "16666", "host_port": "16667"}
+    assert check_document(document).findings == ()
+
+
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
 def test_forms_for_other_hardware_are_not_looked_into(version: str) -> None:
     """Their fields are not ours to judge: one finding says what they are."""

@@ -287,6 +287,20 @@ def test_diff_tells_what_differs() -> None:
     assert run("diff", left, "c.json").exit_code == 2
 
 
+def test_names_cannot_upset_the_terminal() -> None:
+    """Control characters and halves of characters in an id are shown escaped."""
+    for name in ("\x1b[2J", "\ud800"):
+        document = rt.document(make([(rt.facts(0, [0]), [0])]))
+        document["server_list"][0]["server_id"] = name
+        Path("odd.json").write_text(json.dumps(document))
+        done = run("diff", "odd.json", table_file("good.json", 0))
+        assert done.exit_code == 1
+        assert done.stdout.replace("\n", "").isprintable()
+        document["server_list"] *= 2
+        Path("odd.json").write_text(json.dumps(document))
+        assert run("check", "odd.json").stdout.replace("\n", "").isprintable()
+
+
 def test_device_ids_are_ranges_and_lists() -> None:
     """Blanks are allowed, order is kept, nothing is sorted away."""
     assert device_ids("0-2, 7,5") == (0, 1, 2, 7, 5)

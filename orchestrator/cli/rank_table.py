@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -61,7 +62,10 @@ def rank_table() -> None:
 @_model_option
 @json_option
 def check_command(file: str, model: str | None, as_json: bool) -> None:
-    """Check FILE against every rule; 1 if there is an error, 0 with warnings alone."""
+    """Check FILE against every rule.
+
+    Exit code 1 if there is an error, 0 with warnings alone.
+    """
     checked = _read(file, _model(model))
     if as_json:
         print_json({"schema": 1, "file": file, **_document(checked)})
@@ -94,7 +98,9 @@ def make_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the table of one server, or of the servers in a file; ranks from 0 in their order.
+    """Write the table of one server, or of a list of them.
+
+    Ranks go from 0 in the order of servers and devices. Nothing is written that has an error.
 
     \b
     muster rank-table make --server 10.0.0.1 --devices 0-7 --hccn-conf /etc/hccn.conf
@@ -128,7 +134,7 @@ def merge_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make one table of FILES, ranks numbered anew in the order given."""
+    """Make one table of FILES, with new ranks in their order."""
     tables = _tables(files, EXIT_FAILED)
     try:
         merged = merge(tables, by_id=by_id)
@@ -142,7 +148,10 @@ def merge_command(
 @click.argument("right", type=click.Path())
 @json_option
 def diff_command(left: str, right: str, as_json: bool) -> None:
-    """Tell what differs in meaning between two tables; 1 if anything does."""
+    """Tell what two tables say differently.
+
+    Exit code 1 if anything does, 0 if they mean the same in whatever order.
+    """
     found = differences(*_tables((left, right), code=2))
     if as_json:
         rows = [{"where": d.where, "what": d.what, "left": d.left, "right": d.right} for d in found]
@@ -158,8 +167,12 @@ def _model(text: str | None) -> Model | None:
 
 
 def _read(file: str, model: Model | None = None) -> Checked:
-    if not Path(file).exists():
+    try:
+        os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
         fail(f"{file}: no such file", EXIT_NOT_FOUND)
+    except (OSError, ValueError):
+        pass  # the check tells why it cannot be read
     return check_file(file, model)
 
 
