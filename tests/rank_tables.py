@@ -187,6 +187,7 @@ PLACEHOLDERS = ("-.-.-.-", "get ip failed", "error: get ip failed", "None", "N/A
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("RT102", "no version", drop("version", "table")),
     Mutation("RT103", "unknown version", put("version", "1.3", "table")),
+    Mutation("RT103", "unknown version as a number", put("version", 1, "table")),
     Mutation("RT103", "empty version", put("version", "", "table")),
     Mutation("RT104", "CPUs beside devices", put("version", "1.1", "table")),
     Mutation("RT104", "the 950 series", put("version", "2.0", "table")),

@@ -16,11 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "cluster", "model")
-FOLDED = (
-    "orchestrator.cli",
-    "orchestrator.jobfile",
-    "cluster.rank_table",
-)  # one line each on the map
+# One line each on the map.
+FOLDED = ("orchestrator.cli", "orchestrator.jobfile", "cluster.rank_table")
 
 RAY = {"cluster.ray_node"}
 RICH = {"orchestrator.cli.plan", "orchestrator.display"}
