@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 
@@ -21,43 +22,47 @@ from model.targets import OBJECTNESS, Targets, target_shapes
 Shape = tuple[int, ...]
 
 
-class BatchMemory:
-    """Lends the arrays of batches whose side is at most ``largest_side``; for several threads.
+MOST_FREE = 4
+"""Blocks that are kept for later: what a few workers and the step under way have at one time."""
 
-    It keeps as much as was lent at one time.
+
+class BatchMemory:
+    """Lends the arrays of batches; for several threads.
+
+    Training at one size soon lives on the same blocks. With sizes in turn a block is used again
+    only if its size comes back while it is among the last few that were given back.
     """
 
-    def __init__(
-        self, batch_size: int, largest_side: int, architecture: Architecture, max_boxes: int
-    ) -> None:
+    def __init__(self, batch_size: int, architecture: Architecture, max_boxes: int) -> None:
         self._batch_size = batch_size
         self._architecture = architecture
         self._max_boxes = max_boxes
-        truths, padded, images = (sum(map(math.prod, part)) for part in self._shapes(largest_side))
-        # Where the three kinds begin is the same for all sides, so that what was
-        # occupied in a batch of one side is found again for a batch of another.
-        self._ends = (truths, truths + padded, truths + padded + images)
         self._free: list[mmap.mmap] = []
+        self._lock = threading.Lock()
 
     def lend(self, side: int) -> tuple[np.ndarray, Targets]:
         """Return images (B, 3, side, side) float32 of any content, and targets of zeros."""
-        memory, used = self._take()
+        truth_shapes, padded_shapes, image_shapes = self._shapes(side)
+        sizes = [sum(map(math.prod, part)) for part in (truth_shapes, padded_shapes, image_shapes)]
+        memory, used = self._take(sum(sizes) * np.dtype(np.float32).itemsize)
         owner = np.frombuffer(memory, np.float32)
+        # No lock there: it may run wherever Python collects garbage. An append is atomic.
         weakref.finalize(owner, self._free.append, memory).atexit = False
-        truths, padded, images = np.split(owner, self._ends[:2])
+        truths, padded, images = np.split(owner, np.cumsum(sizes[:2]))
         if used:
             cells = truths.reshape(-1, self._architecture.attributes)
             cells[cells[:, OBJECTNESS] != 0.0] = 0.0
             padded[:] = 0.0
-        truth_shapes, padded_shapes, [image_shape] = self._shapes(side)
         targets = Targets(*_cut(truths, truth_shapes), *_cut(padded, padded_shapes))
-        return next(_cut(images, [image_shape])), targets
+        return next(_cut(images, image_shapes)), targets
 
-    def _take(self) -> tuple[mmap.mmap, bool]:
-        try:
-            return self._free.pop(), True
-        except IndexError:
-            return mmap.mmap(-1, self._ends[-1] * np.dtype(np.float32).itemsize), False
+    def _take(self, size: int) -> tuple[mmap.mmap, bool]:
+        with self._lock:
+            del self._free[:-MOST_FREE]
+            for index, memory in enumerate(self._free):
+                if len(memory) == size:
+                    return self._free.pop(index), True
+        return mmap.mmap(-1, size), False
 
     def _shapes(self, side: int) -> tuple[list[Shape], list[Shape], list[Shape]]:
         """Shapes of assigned cells, of padded boxes, and of the images."""

@@ -38,10 +38,13 @@ AVERAGE = "ema.ckpt"
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
 PREFIX = "yolo_network."
+KEPT = "kept."
+"""Begins the names of copies that are no state of their own: checkpoints leave them out."""
 STATISTICS = (".moving_mean", ".moving_variance")
+CATEGORIES = "categories.json"
 WAIT_SECONDS = 600.0
 
-_ASIDE = re.compile(r"\.step-\d{8}\.attempt-(\d+)\.tmp$")
+_ASIDE = re.compile(r"\.step-\d{8,}\.attempt-(\d+)(\.replaced)?\.tmp$")
 _POLL_SECONDS = 0.02
 _BLOCK = 1 << 20
 
@@ -153,6 +156,8 @@ def split_average(network: nn.Cell) -> tuple[dict[str, Parameter], dict[str, Par
     averages: dict[str, Parameter] = {}
     for parameter in network.get_parameters():
         name = parameter.name
+        if name.startswith(KEPT):
+            continue
         if name.startswith(AVERAGED):
             averages[name.removeprefix(AVERAGED).removeprefix(PREFIX)] = parameter
         else:
@@ -238,6 +243,7 @@ def link_original_name(checkpoint: Path, folder: Path, epoch: int, step: int) ->
     for old in folder.glob("0-*_*.ckpt"):
         if not old.exists() or (not old.is_symlink() and old.stat().st_nlink == 1):
             old.unlink(missing_ok=True)
+    _leave_categories(checkpoint, folder)
     link = folder / f"0-{epoch}_{step}.ckpt"
     link.unlink(missing_ok=True)
     source = checkpoint / MODEL
@@ -259,7 +265,13 @@ def save_own_copy(network: nn.Cell, checkpoint: Path, folder: Path, name: str) -
         step = old.stem.rpartition("_")[2]
         if step.isdigit() and not (checkpoint.parent / f"step-{int(step):08d}").exists():
             old.unlink(missing_ok=True)
+    _leave_categories(checkpoint, folder)
     write_part(folder, name, split_average(network)[0])
+
+
+def _leave_categories(checkpoint: Path, folder: Path) -> None:
+    """Say beside files of weights, which do not, what their classes are."""
+    write_json(folder / CATEGORIES, json.loads((checkpoint / STATE).read_bytes())["categories"])
 
 
 def _missing(aside: Path, world_size: int) -> list[int]:

@@ -138,7 +138,7 @@ class Config:
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float = option(0.0005, "weight decay of convolutions", low=0)
     momentum: float = option(0.9, "momentum", low=0, high=1)
-    loss_scale: float = option(1024.0, "static loss scale", above=0)
+    loss_scale: float = option(1024.0, "static loss scale of 16-bit precision", above=0)
     label_smooth: bool = option(False, "smooth the class labels")
     label_smooth_factor: float = option(0.1, "by how much", low=0, high=1)
 
@@ -185,7 +185,7 @@ class Config:
     early_stop: int = option(
         0, "end after so many evaluations without a better one; 0: never", low=0, graph=False
     )
-    reset_head: bool = option(False, "draw heads anew if resume_yolov3 has others", graph=False)
+    reset_head: bool = option(False, "with resume_yolov3: draw the heads anew", graph=False)
     clip_norm: float = option(0.0, "largest norm of the mean gradient; 0: any", low=0)
     ema_decay: float = option(0.0, "decay of the weights' moving average; 0: none", low=0, below=1)
     precision: str = option(

@@ -146,9 +146,7 @@ class TrainingData:
         self.augmentation = augmentation or AugmentationSettings()
         self.cache = cache or ImageCache()
         self.replacements = ReplacementLog()
-        self._memory = BatchMemory(
-            batch_size, max(self.sides), architecture, self.augmentation.max_boxes
-        )
+        self._memory = BatchMemory(batch_size, architecture, self.augmentation.max_boxes)
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, world_size)
         # OpenCV's own threads would multiply by the workers and by the ranks of the node.
         cv2.setNumThreads(0)

@@ -133,8 +133,14 @@ def load_held_out(config: Config, checkpoint: Path) -> CocoDataset:
     return held_out(config, CategoryTable.from_json(rows) if rows else None)
 
 
-def held_out(config: Config, categories: CategoryTable | None) -> CocoDataset:
-    """Read val2017 for a network of these `categories`; None: those of the data."""
+def held_out(
+    config: Config, categories: CategoryTable | None, *, may_miss_images: bool = False
+) -> CocoDataset:
+    """Read val2017 for a network of these `categories`; None: those of the data.
+
+    A missing image is a mistake, unless images may be missing: then it counts as one in which
+    nothing was found.
+    """
     from model.coco import CocoDataset
 
     return CocoDataset.load(
@@ -142,6 +148,7 @@ def held_out(config: Config, categories: CategoryTable | None) -> CocoDataset:
         "val2017",
         categories=categories,
         annotation_file=config.annFile or None,
+        may_miss_images=may_miss_images,
     )
 
 
@@ -183,7 +190,10 @@ def write_results(result: Evaluation, folder: Path) -> Path:
 
     write_figures(folder / FIGURES, result.figures)
     if result.figures.curves is not None:
-        write_curves(folder, result.figures.curves)
+        try:
+            write_curves(folder, result.figures.curves)
+        except Exception as error:  # whatever a drawing library may stumble over
+            LOGGER.warning("precision over recall was not drawn: %r", error)
     return write_predictions(folder, result.detections)
 
 

@@ -33,7 +33,12 @@ class Exchange:
         """Leave a rank's detections (n, 7), whole and on disk or not at all; raises OSError."""
         buffer = io.BytesIO()
         np.savez(buffer, key=np.array(self.key), rows=rows)
-        write_whole(self._share(rank), buffer.getvalue())
+        try:
+            write_whole(self._share(rank), buffer.getvalue())
+        except FileNotFoundError:
+            # Rank 0 reads a share as soon as it has its name, and then clears the directory away.
+            if self.directory.exists():
+                raise
 
     def collect(self, own: np.ndarray, parts: int) -> np.ndarray:
         """Rank 0: all detections of ranks 0 (`own`) to `parts` - 1, as one process orders them.

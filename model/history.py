@@ -143,5 +143,7 @@ def _parsed(content: dict[str, Any], step: int) -> Entry:
     if entry.step != step:
         raise ValueError(f"it is of step {entry.step}")
     for name in METRICS:
-        float(entry.figures[name])
+        figure = entry.figures[name]
+        if not isinstance(figure, int | float) or not -1 <= figure <= 1:
+            raise ValueError(f"{name} is {figure!r:.40}")
     return entry

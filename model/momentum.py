@@ -16,6 +16,7 @@ from mindspore.ops.auto_generate import AddExt
 
 _ADD_PRODUCT = AddExt()
 _APPLY = ops.ApplyMomentum()
+_ASSIGN = ops.Assign()
 _ASSIGN_ADD = ops.AssignAdd()
 
 
@@ -50,15 +51,19 @@ class Momentum(nn.Cell):
         self.map = ops.composite.Map()
         self.partial = ops.Partial()
 
-    def construct(self, gradients: tuple[Tensor, ...]) -> Any:
-        """Update all parameters by their gradients (neither scaled nor decayed), in their order."""
+    def construct(self, rate: Tensor, gradients: tuple[Tensor, ...]) -> Any:
+        """Update all parameters at learning rate `rate` () by their gradients, in their order.
+
+        Gradients are neither scaled nor decayed. The rate is kept for checkpoints.
+        """
         if self.weight_decay:
             decay = self.partial(self.decay, self.weight_decay)
             gradients = gradients[: self.free] + self.map(
                 decay, gradients[self.free :], self.decayed
             )
-        apply = self.partial(_apply, self.learning_rate, self.momentum)
+        apply = self.partial(_apply, rate, self.momentum)
         done = self.map(apply, self.parameters, self.moments, gradients)
+        done = ops.depend(done, _ASSIGN(self.learning_rate, rate))
         return ops.depend(done, _ASSIGN_ADD(self.global_step, 1))
 
 

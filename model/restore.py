@@ -14,6 +14,7 @@ from mindspore import Parameter, nn
 from model.averaging import PREFIX as AVERAGED
 from model.checkpoint import (
     AVERAGE,
+    CATEGORIES,
     FORMAT,
     MANIFEST,
     MODEL,
@@ -26,6 +27,8 @@ from model.checkpoint import (
     statistics_of,
 )
 from model.config import ConfigError
+from model.donors import ignored_because
+from model.journal import LOGGER
 from orchestrator.rank import Rank
 
 BACKBONE = "feature_map.backbone."
@@ -166,25 +169,38 @@ def load_weights(file: Path, network: nn.Cell, *, reset_head: bool = False) -> l
 
 
 def load_backbone(file: Path, network: nn.Cell) -> None:
-    """Load the backbone of `network`, all of it, from `file`, which may hold more.
+    """Load the backbone of `network`, all of it, from `file`, which may hold more than a backbone.
 
-    Names begin with `feature_map.backbone.`, or with nothing. Raises ConfigError.
+    Names begin with `feature_map.backbone.`, or with nothing. Raises ConfigError, for another
+    backbone too, one with more layers say.
     """
-    found = {name.removeprefix(BACKBONE): row for name, row in _weights(file).items()}
+    content = _weights(file)
+    if any(name.startswith(BACKBONE) for name in content):
+        content = {name: row for name, row in content.items() if name.startswith(BACKBONE)}
+    found = {
+        name.removeprefix(BACKBONE): row
+        for name, row in content.items()
+        if not ignored_because(name)
+    }
     wanted = {
         parameter.name.removeprefix(PREFIX).removeprefix(BACKBONE): parameter
         for parameter in network.get_parameters()
         if BACKBONE in parameter.name
     }
-    _set_all(wanted, {name: row for name, row in found.items() if name in wanted}, file)
+    _set_all(wanted, found, file)
 
 
 def category_table(file: Path) -> list[dict[str, Any]] | None:
-    """The category table that was saved beside a checkpoint, if it is a step directory."""
+    """The category table that was saved beside a checkpoint of this trainer, if there is one."""
     directory = file if file.is_dir() else file.resolve().parent
     try:
         return read_state(directory).categories
     except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        rows: list[dict[str, Any]] = json.loads((directory / CATEGORIES).read_bytes())
+        return rows
+    except (OSError, ValueError):
         return None
 
 
@@ -194,6 +210,7 @@ def _weights(file: Path) -> dict[str, Parameter]:
         path = file / (AVERAGE if (file / AVERAGE).exists() else MODEL)
     if not path.is_file():
         raise ConfigError([f"{path}: no such checkpoint"])
+    LOGGER.info("weights: %s%s", path, ", a moving average" if path.name == AVERAGE else "")
     try:
         content = ms.load_checkpoint(str(path))
     except (ValueError, RuntimeError, OSError) as error:

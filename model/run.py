@@ -105,15 +105,37 @@ def output_folder(config: Config, rank: Rank) -> Path:
 
 
 def checkpoint_folder(config: Config, rank: Rank, outputs: Path) -> Path:
-    """Where step directories go: muster's choice, else the user's, else below the outputs."""
+    """Where step directories go: muster's choice, else the user's, else below the outputs.
+
+    A run that goes on, goes on where it was: the history of its evaluations is there too.
+    """
     if rank.checkpoint_dir is not None:
         return rank.checkpoint_dir
     if config.checkpoint_dir:
         return Path(config.checkpoint_dir)
+    if config.resume_from:
+        return Path(config.resume_from).absolute().parent
     if rank.size > 1:
         # Each rank's outputs are named by its own clock.
         raise ConfigError(["several ranks without muster need --checkpoint_dir, the same for all"])
     return outputs / "checkpoints"
+
+
+def check_paths(config: Config, rank: Rank) -> None:
+    """Refuse paths that muster decides on where it starts the ranks. Raises ConfigError."""
+    if not rank.active:
+        return
+    decided = {
+        "resume_from": "`muster resume RUN_DIR` continues a run, resume_yolov3 starts from weights",
+        "checkpoint_dir": "checkpoints go into the run directory",
+    }
+    problems = [
+        f"{config.written(name)}: under muster this is not yours to choose: {instead}"
+        for name, instead in decided.items()
+        if getattr(config, name)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def checkpoint_interval(config: Config, rank: Rank, steps_per_epoch: int) -> int:
@@ -181,8 +203,13 @@ def start(run: Run) -> tuple[int, Path | None]:
     source = checkpoint_to_resume(run.config, run.rank)
     if source is None:
         start_fresh(run)
+        if run.network.average is not None:
+            run.network.average.restart()
+        run.network.keep_statistics()
         return 0, None
-    return resume(run, source), source
+    step = resume(run, source)
+    run.network.keep_statistics()
+    return step, source
 
 
 def start_fresh(run: Run) -> None:
@@ -204,8 +231,6 @@ def start_fresh(run: Run) -> None:
                 "without a pretrained backbone its stem stays random for ever; set "
                 "--pretrained_backbone, or --freeze_backbone=0 --backbone_bn=batch"
             )
-    if run.network.average is not None:
-        run.network.average.restart()
 
 
 def resume(run: Run, source: Path) -> int:

@@ -1,4 +1,4 @@
-"""One training step: loss, gradients, their mean over all ranks, momentum.
+"""One training step as one graph: loss, gradients, their mean over all ranks, momentum.
 
 A step whose mean gradient is not finite (an overflow under the loss scale) changes nothing. All
 ranks see the same mean, so all of them skip it or none does.
@@ -18,6 +18,7 @@ from mindspore.ops.auto_generate import SplitWithSize
 
 from model.architecture import HEADS
 from model.averaging import MovingAverage
+from model.checkpoint import KEPT, STATISTICS
 from model.config import Config
 from model.loss import PARTS
 from model.momentum import Momentum
@@ -27,6 +28,7 @@ from model.training_network import TrainingNetwork, decay_groups
 BUCKET_BYTES = 64 << 20
 """Gradients that one all-reduce of the CPU backend carries at most."""
 
+_ASSIGN = ops.Assign()
 _RESHAPE = ops.Reshape()
 _SHAPE = ops.Shape()
 _HALF_SQUARES = ops.L2Loss()
@@ -83,7 +85,7 @@ class Outcome:
 
 
 class Gradients(nn.Cell):
-    """Loss and mean gradient of a global step, as one graph."""
+    """Loss and mean gradient of a global step."""
 
     def __init__(
         self,
@@ -92,12 +94,17 @@ class Gradients(nn.Cell):
         loss_scale: float,
         mean: nn.Cell | None,
         backend: str,
+        world_size: int = 1,
     ) -> None:
         """Differentiate by `parameters`; `mean` averages over the ranks, None for a single one."""
         super().__init__(auto_prefix=False)
         self.network = network
         self.mean = mean
         self.loss_scale = loss_scale
+        # The last digits of a norm depend on the threads that computed it. All ranks take the mean
+        # of theirs, so that they clip, and skip, alike.
+        self.share = 1.0 / world_size
+        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM) if mean is not None else None
         # By far the fastest of several ways, for gradients that lie in the CPU's memory.
         self.square = _dot if backend == "cpu" else _twice_half_squares
         self.map = ops.composite.Map()
@@ -116,6 +123,8 @@ class Gradients(nn.Cell):
         if self.mean is not None:
             gradients = self.mean(gradients)
         norm = ops.sqrt(_RESHAPE(self.add(self.map(self.square, gradients)), ()))
+        if self.mean is not None:
+            norm = self.all_reduce(norm) * self.share
         return loss, shares, norm / self.loss_scale, gradients
 
     def _scaled_loss(self, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +133,7 @@ class Gradients(nn.Cell):
 
 
 class Update(nn.Cell):
-    """The change of all parameters by a gradient, as one graph; the same for every input size."""
+    """The change of all parameters by a gradient."""
 
     def __init__(self, optimizer: Momentum, *, scaled: bool, average: MovingAverage | None) -> None:
         """Join them; gradients are taken as they are unless `scaled`."""
@@ -135,26 +144,23 @@ class Update(nn.Cell):
         self.map = ops.composite.Map()
         self.partial = ops.Partial()
 
-    def construct(self, factor: Tensor, *gradients: Tensor) -> Tensor:
+    def construct(self, rate: Tensor, factor: Tensor, *gradients: Tensor) -> Tensor:
         """Update all parameters by `gradients`, times `factor` () if they are scaled."""
         if self.scaled:
             gradients = self.map(self.partial(_times, factor), gradients)
-        done = self.optimizer(gradients)
+        done = self.optimizer(rate, gradients)
         if self.average is None:
             return done
         return ops.depend(done, self.average(self.optimizer.global_step))
 
 
 class TrainStep(nn.Cell):
-    """Trains a network by one global step.
+    """Trains a network by one global step, as one graph.
 
     Parameters are those of the network, `moments.*` of the trainable ones, `global_step`,
     `learning_rate` and `momentum`: together all that a training checkpoint of the original holds;
-    and those of the moving average, if there is one.
-
-    A step is two graphs, and the decision between them is taken here: with a condition inside of
-    one graph MindSpore 2.10 goes on with the learning rate of the first step (CPU, observed). It
-    also compiles the update once, not once an input size.
+    those of the moving average, if there is one; and copies of the statistics of batch
+    normalisation after the last step that was not skipped.
     """
 
     def __init__(
@@ -163,6 +169,7 @@ class TrainStep(nn.Cell):
         optimizer: Momentum,
         *,
         backend: str = "cpu",
+        world_size: int = 1,
         mean: nn.Cell | None = None,
         loss_scale: float = 1.0,
         clip_norm: float = 0.0,
@@ -179,34 +186,63 @@ class TrainStep(nn.Cell):
         self.optimizer = optimizer
         self.average = average
         self.loss_scale, self.clip_norm = loss_scale, clip_norm
-        self.gradients = Gradients(network, optimizer.parameters, loss_scale, mean, backend)
+        self.gradients = Gradients(
+            network, optimizer.parameters, loss_scale, mean, backend, world_size
+        )
         scaled = clip_norm > 0 or loss_scale != 1.0
         self.update = Update(optimizer, scaled=scaled, average=average)
+        # The forward pass has changed them before anybody knows that the step is to be skipped.
+        statistics = [row for row in network.get_parameters() if row.name.endswith(STATISTICS)]
+        self.statistics = ms.ParameterTuple(statistics)
+        self.kept = ms.ParameterTuple(
+            [Parameter(row.copy(), KEPT + row.name, requires_grad=False) for row in statistics]
+        )
+        self.normalises = bool(statistics)
+        self.map = ops.composite.Map()
+        self.set_train()
+
+    def construct(self, rate: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Update all parameters at learning rate `rate` (); return loss, its shares and the norm.
+
+        `batch`: what the network takes, of any batch size. The rate is an input because a graph
+        with a condition does not see a Parameter that is set from outside (MindSpore 2.10, CPU).
+        """
+        loss, shares, norm, gradients = self.gradients(*batch)
+        if ops.isfinite(norm):
+            loss = ops.depend(loss, self.update(rate, self._factor(norm), *gradients))
+            loss = self._copied(loss, self.kept, self.statistics)
+        else:
+            loss = self._copied(loss, self.statistics, self.kept)
+        return loss, shares, norm
 
     def train(self, batch: Sequence[np.ndarray], rate: float) -> Outcome:
         """Make one step at learning rate `rate` with the arrays that the network takes."""
-        loss, shares, norm, gradients = self.gradients(*map(Tensor.from_numpy, batch))
+        loss, shares, norm = self(Tensor(rate, ms.float32), *map(Tensor.from_numpy, batch))
         columns = zip(HEADS, shares.asnumpy().T.tolist(), strict=True)
         parts = {head: dict(zip(PARTS, column, strict=True)) for head, column in columns}
-        outcome = Outcome(float(loss.asnumpy()), float(norm.asnumpy()), parts)
-        if not outcome.skipped:
-            self.apply(gradients, rate, self._clipped(outcome.gradient_norm))
-        return outcome
-
-    def apply(self, gradients: tuple[Tensor, ...], rate: float, factor: float = 1.0) -> None:
-        """Update all parameters by `factor` times `gradients` (as `Gradients` returns them)."""
-        self.optimizer.learning_rate.set_data(Tensor(rate, ms.float32))
-        self.update(Tensor(factor / self.loss_scale, ms.float32), *gradients)
+        return Outcome(float(loss.asnumpy()), float(norm.asnumpy()), parts)
 
     def compile_for(self, shapes: Sequence[Sequence[tuple[int, ...]]]) -> None:
-        """Compile all graphs, for batches of these shapes, before the first step."""
+        """Compile the graphs for batches of these shapes, before the first step."""
         for inputs in shapes:
-            self.gradients.compile(*(Tensor(np.zeros(shape, np.float32)) for shape in inputs))
-        like = [Tensor(np.zeros(row.shape, np.float32)) for row in self.optimizer.parameters]
-        self.update.compile(Tensor(1.0, ms.float32), *like)
+            batch = [Tensor(np.zeros(shape, np.float32)) for shape in inputs]
+            self.compile(Tensor(0.0, ms.float32), *batch)
 
-    def _clipped(self, norm: float) -> float:
-        return min(1.0, self.clip_norm / norm) if self.clip_norm and norm else 1.0
+    def keep_statistics(self) -> None:
+        """Take the network's statistics for good: to be called once it has its first state."""
+        for kept, statistics in zip(self.kept, self.statistics, strict=True):
+            kept.set_data(Tensor(np.array(statistics.asnumpy())))
+
+    def _copied(
+        self, loss: Tensor, targets: Sequence[Parameter], sources: Sequence[Parameter]
+    ) -> Tensor:
+        return ops.depend(loss, self.map(_copy, targets, sources)) if self.normalises else loss
+
+    def _factor(self, norm: Tensor) -> Tensor:
+        if self.clip_norm > 0:
+            norm = ops.maximum(norm, self.clip_norm)
+            return self.clip_norm / norm / self.loss_scale
+        return ops.ones_like(norm) / self.loss_scale
 
 
 def build_step(
@@ -228,6 +264,7 @@ def build_step(
         network,
         optimizer,
         backend=backend,
+        world_size=world_size,
         mean=gradient_mean(optimizer.parameters, world_size, backend),
         loss_scale=config.loss_scale if lowered else 1.0,
         clip_norm=config.clip_norm,
@@ -260,6 +297,10 @@ def _dot(gradient: Tensor) -> Tensor:
 
 def _twice_half_squares(gradient: Tensor) -> Tensor:
     return _HALF_SQUARES(gradient) * 2.0
+
+
+def _copy(target: Parameter, source: Parameter) -> Tensor:
+    return _ASSIGN(target, source)
 
 
 def _times(factor: Tensor, gradient: Tensor) -> Tensor:

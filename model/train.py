@@ -23,7 +23,16 @@ from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
 from model.profiling import profiler
-from model.run import Run, build, cache_root, load_dataset, metrics_file, start, state_after
+from model.run import (
+    Run,
+    build,
+    cache_root,
+    check_paths,
+    load_dataset,
+    metrics_file,
+    start,
+    state_after,
+)
 from model.validation import Validation
 from orchestrator.rank import Rank, exit_code_of
 
@@ -41,6 +50,7 @@ def train(config: Config, rank: Rank) -> Path | None:
     rank.phase("init")
     backend = backends.choose(config, rank)
     backends.check_world(config, rank)
+    check_paths(config, rank)
     # Before the ranks meet: what is wrong with the data is told at once, not after the join.
     dataset = load_dataset(config, rank)
     backends.prepare(backend, int(os.environ.get("DEVICE_ID") or config.device_id))
@@ -54,11 +64,13 @@ def train(config: Config, rank: Rank) -> Path | None:
     run = build(config, rank, backend, dataset)
     done, final = start(run)
     validation = Validation.of(run)
-    training = not validation.begin(done) and done < run.total_steps
+    ended = validation.begin(done)
+    training = not ended and done < run.total_steps
     if training:
         rank.phase("compile")
         compile_graphs(run)
-    if not validation.make_up(done, final) and training:
+    ended = ended or validation.make_up(done, final)
+    if training and not ended:
         rank.phase("train")
         final = advance(run, done, validation)
     validation.finish(final, run.outputs)
@@ -121,7 +133,6 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
             since = time.monotonic()
             outcome = run.network.train(batch.inputs, rate)
             seconds = time.monotonic() - since
-            run.overflows.note(step, skipped=outcome.skipped)
             rank.step(step, loss=outcome.loss, images=config.per_batch_size, total=total)
             progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
@@ -133,6 +144,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
                 images_replaced=len(batch.replaced),
             )  # fmt: skip
             profiled()
+            run.overflows.note(step, skipped=outcome.skipped)
             if step % run.checkpoint_every == 0 or step == total or validation.due(step):
                 latest = save(run, step)
                 if validation.after(step, latest):
@@ -178,8 +190,8 @@ def draw(run: Run) -> None:
         return
     try:
         plot_training(metrics, metrics.with_name(PICTURE), run.rank.job)
-    except (DataError, OSError) as error:
-        LOGGER.warning("the course of the training was not drawn: %s", error)
+    except Exception as error:  # whatever a drawing library may stumble over
+        LOGGER.warning("the course of the training was not drawn: %r", error)
     else:
         LOGGER.info("the course of the training: %s", metrics.with_name(PICTURE))
 

@@ -65,9 +65,11 @@ class Validation:
     @classmethod
     def of(cls, run: Run) -> Validation:
         """Prepare the evaluations of `run`."""
-        from model.run import metrics_file
+        from model.run import checkpoint_to_resume, metrics_file
 
         categories = run.data.dataset.categories
+        # Rank 0 of a new run tells what is missing; later no hours are lost to one vanished file.
+        begun = run.rank.rank > 0 or checkpoint_to_resume(run.config, run.rank) is not None
         checkpoints = run.writer.directory
         return cls(
             config=run.config,
@@ -77,7 +79,9 @@ class Validation:
             steps_per_epoch=run.data.steps_per_epoch,
             total_steps=run.total_steps,
             metrics=metrics_file(run),
-            make_detector=lambda: Detector(run.config, held_out(run.config, categories)),
+            make_detector=lambda: Detector(
+                run.config, held_out(run.config, categories, may_miss_images=begun)
+            ),
         )
 
     def due(self, step: int) -> bool:
@@ -107,7 +111,8 @@ class Validation:
         if not self._wanted or checkpoint is None or not self.due(step):
             return False
         if self._evaluated(*manifest_of(checkpoint)):
-            return False
+            # Perhaps by rank 0, and only just now: this rank has to draw the same conclusion.
+            return self._ends_early(step, self._decide(step))
         return self._ends_early(step, self._evaluate(checkpoint))
 
     def after(self, step: int, checkpoint: Path) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
 from model.architecture import FULL, HEADS, SMALL
 from model.arguments import parse
+from model.checkpoint import split_average
 from model.decode import Decoder
 from model.loss import DetectionLoss
 from model.step import build_step
@@ -54,7 +56,8 @@ class Step:
         found = {
             name: values.asnumpy().copy() for name, values in zip(names, gradients, strict=True)
         }
-        self.step.apply(gradients, LEARNING_RATE)
+        one, rate = Tensor(1.0, ms.float32), Tensor(LEARNING_RATE, ms.float32)
+        self.step.update(rate, one, *gradients)
         return float(loss.asnumpy()), found
 
 
@@ -173,7 +176,8 @@ def _check_strong_decay(
 def _check_checkpoint(
     size: str, recorded: Sequence[Sequence[Any]], step: Step
 ) -> Iterator[Difference]:
-    ours = {p.name: (list(p.shape), str(p.dtype).lower()) for p in step.step.get_parameters()}
+    saved, _ = split_average(step.step)
+    ours = {name: (list(p.shape), str(p.dtype).lower()) for name, p in saved.items()}
     theirs = {name: (shape, kind.lower()) for name, shape, kind in recorded}
     different = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     yield Difference(f"{size}: training checkpoint, entries that differ", len(different), 0.0)

@@ -9,7 +9,7 @@ import cv2
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import decode_nms, training_step
+from tests.benchmarks import decode_nms, start_full, training_step
 from tests.benchmarks.bench import Bench, BenchmarkError, Progress, Unavailable, place
 from tests.benchmarks.sides import decode, modelzoo_pipeline, photographs, pipeline, run_side
 from tests.benchmarks.sides.heads import STRIDES, synthetic_heads
@@ -62,20 +62,24 @@ def test_photographs_are_a_data_set_that_both_sides_read(tmp_path: Path) -> None
 def test_a_step_has_each_side_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch, progress: Progress
 ) -> None:
-    """Ours with AVX2, the peer without, whatever the caller's environment says."""
+    """After compiling, ours with AVX2 and the peer without take turns, whatever the caller set."""
     calls = []
 
     def side(
         bench: Bench, name: str, *arguments: object, timeout: float, **environment: str
     ) -> Any:
-        calls.append((name, arguments[:2], environment["ONEDNN_MAX_CPU_ISA"]))
-        return {"seconds": [1.0 if environment["ONEDNN_MAX_CPU_ISA"] else 16.0], "memory": 2.5}
+        isa, steps = environment["ONEDNN_MAX_CPU_ISA"], arguments[3]
+        calls.append((name, *arguments[:2], isa, steps))
+        return {"seconds": [1.0 if isa else 16.0] * steps, "cpu": [2.0] * steps, "memory": 2.5}
 
     monkeypatch.setattr(training_step, "run_side", side)
     with place(progress) as bench:
-        found = training_step.measure(bench, frozenset({"step_full_320"}))
-    assert calls == [("network_step", (320, 2), "AVX2"), ("network_step", (320, 2), "")]
-    assert found["step_full_320"].ratio == 16
+        found = training_step.measure(bench, frozenset({"step_full_320"}))["step_full_320"]
+    ours, peer = ("network_step", 320, 2, "AVX2", 3), ("network_step", 320, 2, "", 1)
+    assert calls == [("network_step", 320, 2, "AVX2", 0), ours, peer, ours, peer]
+    assert found.peer is not None
+    assert (found.ours.n, found.peer.n, found.ratio) == (6, 2, 16)
+    assert found.entry({})["peak_memory_gb"] == {"ours": 2.5, "peer": 2.5}
 
 
 def test_without_torch_its_benchmark_is_not_available(
@@ -93,3 +97,26 @@ def test_a_side_reports_on_its_last_line(progress: Progress, tmp_path: Path) -> 
         assert run_side(bench, "photographs", tmp_path / "data", 1, timeout=60) == 1
         with pytest.raises(BenchmarkError, match="FileExistsError"):
             run_side(bench, "photographs", tmp_path / "data", 1, timeout=60)
+
+
+def test_a_start_is_measured_warm_and_cold_in_turn(
+    monkeypatch: pytest.MonkeyPatch, progress: Progress
+) -> None:
+    """Warm starts share the cache that the first one filled; every cold one has an empty cache."""
+    caches, checkpoints = [], set()
+
+    def side(bench: Bench, name: str, *arguments: object, **options: object) -> Any:
+        warm = arguments[0] in caches
+        caches.append(arguments[0])
+        checkpoints.add(arguments[1])
+        graph = 2.0 if warm else 17.0
+        return {"seconds": {"imports": 1.0, "graph": graph}, "cpu": {"imports": 1.0, "graph": 1.0},
+                "memory": 2.5}  # fmt: skip
+
+    monkeypatch.setattr(start_full, "run_side", side)
+    with place(progress) as bench:
+        found = start_full.measure(bench, frozenset(start_full.NAMES))["start_full_warm"]
+    assert len(checkpoints) == 1
+    assert len(caches) == 1 + 2 * start_full.ROUNDS
+    assert len(set(caches)) == 1 + start_full.ROUNDS
+    assert (found.ours.median, found.ratio) == (3.0, 6.0)

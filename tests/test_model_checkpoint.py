@@ -230,11 +230,11 @@ def test_own_copies_go_with_their_checkpoints(tmp_path: Path) -> None:
     checkpoints_, folder = tmp_path / "checkpoints", tmp_path / "ckpt_1"
     for step in (20, 40):
         (checkpoints_ / f"step-{step:08d}").mkdir(parents=True)
+        (checkpoints_ / f"step-{step:08d}" / "state.json").write_text('{"categories": []}')
         save_own_copy(Network(1), checkpoints_ / f"step-{step:08d}", folder, f"1-1_{step}.ckpt")
-    os.rmdir(checkpoints_ / "step-00000020")
-    (checkpoints_ / "step-00000060").mkdir()
+    os.rename(checkpoints_ / "step-00000020", checkpoints_ / "step-00000060")
     save_own_copy(Network(1, 1), checkpoints_ / "step-00000060", folder, "1-2_60.ckpt")
-    assert sorted(os.listdir(folder)) == ["1-1_40.ckpt", "1-2_60.ckpt"]
+    assert sorted(os.listdir(folder)) == ["1-1_40.ckpt", "1-2_60.ckpt", "categories.json"]
     again = Network(5)
     ms.load_param_into_net(again, ms.load_checkpoint(str(folder / "1-2_60.ckpt")))
     assert same(values(again), values(Network(1, 1)))
@@ -391,13 +391,14 @@ def test_original_name_is_a_link_that_goes_with_its_checkpoint(tmp_path: Path) -
     assert link.samefile(first / "model.ckpt")
     second = first.rename(first.with_name("step-00000080"))
     link_original_name(second, folder, epoch=2, step=80)
-    assert sorted(os.listdir(folder)) == ["0-1_40.ckpt", "0-2_80.ckpt"]
+    assert sorted(os.listdir(folder)) == ["0-1_40.ckpt", "0-2_80.ckpt", "categories.json"]
+    assert category_table(link) == STATE.categories
     (second / "model.ckpt").unlink()
     third = written(tmp_path / "checkpoints", attempt=2)
     for name in os.listdir(folder)[1:]:
         (folder / name).unlink()
     link_original_name(third, folder, epoch=3, step=120)
-    assert os.listdir(folder) == ["0-3_120.ckpt"]
+    assert os.listdir(folder) == ["0-3_120.ckpt", "categories.json"]
 
 
 def test_weights_load_from_a_training_checkpoint(tmp_path: Path) -> None:
@@ -428,6 +429,22 @@ def test_backbone_loads_alone_and_completely(tmp_path: Path) -> None:
     ms.save_checkpoint([{"name": "conv1.weight", "data": network.rows[0]}], str(part))
     with pytest.raises(ConfigError, match=r"bn1\.moving_mean"):
         load_backbone(part, network)
+
+
+def test_a_deeper_backbone_is_refused(tmp_path: Path) -> None:
+    """Layers that the network lacks are named; a classifier's last layer is passed over."""
+    rows = [
+        {"name": parameter.name.rpartition("backbone.")[2], "data": parameter}
+        for parameter in Network(1).rows
+        if "backbone." in parameter.name
+    ]
+    classifier = {"name": "end_point.weight", "data": Network(1).rows[0]}
+    file = tmp_path / "classifier.ckpt"
+    ms.save_checkpoint([*rows, classifier], str(file))
+    load_backbone(file, Network(2))
+    ms.save_checkpoint([*rows, {**classifier, "name": "layer3.9.conv1.weight"}], str(file))
+    with pytest.raises(ConfigError, match=r"1 unexpected \(layer3\.9\.conv1\.weight\)"):
+        load_backbone(file, Network(2))
 
 
 def test_weights_that_are_not_there_are_a_mistake_of_the_user(tmp_path: Path) -> None:

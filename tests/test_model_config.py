@@ -7,6 +7,8 @@ import pytest
 from model.architecture import FULL
 from model.arguments import parse
 from model.config import Config, ConfigError
+from model.run import check_paths
+from orchestrator.rank import Rank
 
 
 def problems(*arguments: str) -> list[str]:
@@ -133,3 +135,12 @@ def test_fingerprint_is_of_what_changes_training() -> None:
     assert parse(["--data_dir=x", "--ckpt_interval=7", "--rank=0"]).fingerprint() == plain
     for argument in ("--lr=0.002", "--seed=2", "--per_batch_size=8", "--freeze_backbone=0"):
         assert parse([argument]).fingerprint() != plain
+
+
+@pytest.mark.parametrize("name", ["resume_from", "checkpoint_dir"])
+def test_paths_that_muster_decides_on_are_not_the_users(name: str) -> None:
+    """Given to a rank of muster's they would be passed over, so they are refused."""
+    config = parse([f"--{name}=somewhere"])
+    check_paths(config, Rank({}))
+    with pytest.raises(ConfigError, match=f"--{name}=somewhere: under muster"):
+        check_paths(config, Rank({"RANK_ID": "0", "RANK_SIZE": "1", "MUSTER_JOB": "job"}))

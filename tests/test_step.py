@@ -13,6 +13,7 @@ from model import step as steps
 from model.architecture import SMALL
 from model.arguments import parse
 from model.averaging import MovingAverage
+from model.checkpoint import split_average
 from model.config import ConfigError
 from model.loss import PARTS, DetectionLoss
 from model.momentum import Momentum
@@ -80,7 +81,7 @@ def test_step_is_momentum_with_decay_whatever_the_loss_scale(scale: float) -> No
         np.testing.assert_array_equal(found["a.bias"], bias)
         assert found["global_step"] == number
         assert found["learning_rate"] == np.float32(rate)
-    assert len(step.gradients.compile_cache) == len(step.update.compile_cache) == 1
+    assert len(step.compile_cache) == 1
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
@@ -97,6 +98,40 @@ def test_a_gradient_that_is_not_finite_changes_nothing(poison: float) -> None:
     assert step.train([good], 0.5) == undisturbed.train([good], 0.5)
     there = values(undisturbed)
     assert all(np.array_equal(there[name], found) for name, found in values(step).items())
+
+
+def test_statistics_of_a_skipped_step_are_put_back() -> None:
+    """The forward pass has changed them before the gradient turns out not to be finite."""
+    arrays = GOLDEN.arrays("network.npz", "small/")
+    batch = [arrays[name] for name in ("image", *TARGET_NAMES)]
+    spoilt = [array.copy() for array in batch]
+    spoilt[1].flat[0] = np.inf
+    network = TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL))
+    step = build_step(network, parse(["--ema_decay=0.9"]), world_size=1, backend="cpu")
+    step.keep_statistics()
+    step.train(batch, 0.001)
+    before = values(step)
+    assert step.train(spoilt, 0.001).skipped
+    after = values(step)
+    assert all(np.array_equal(before[name], found) for name, found in after.items())
+    assert any(name.endswith("moving_mean") for name in after)
+
+
+def test_a_forward_pass_that_overflows_leaves_no_trace() -> None:
+    """In 16 bits a convolution may overflow; a statistic that is not a number would stay so."""
+    arrays = GOLDEN.arrays("network.npz", "small/")
+    batch = [arrays[name] for name in ("image", *TARGET_NAMES)]
+    network = TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL))
+    for row in network.get_parameters():
+        if row.name.endswith("backblock0.conv3.0.weight"):
+            row.set_data(Tensor(row.asnumpy() * 1e6))
+    step = build_step(network, parse(["--precision=float16", "--loss_scale=1"]), 1, "cpu")
+    step.keep_statistics()
+    before = values(step)
+    assert step.train(batch, 0.001).skipped
+    after = values(step)
+    assert all(np.array_equal(before[name], found) for name, found in after.items())
+    assert all(np.isfinite(found).all() for found in after.values())
 
 
 def test_a_long_gradient_is_shortened_and_a_short_one_is_not() -> None:
@@ -170,7 +205,8 @@ def test_training_repeats_the_recorded_run_of_the_original() -> None:
     network = TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL))
     fill(network, GOLDEN.network["seed"])
     step = build_step(network, parse([]), world_size=1, backend="cpu")
-    listed = {row.name: (list(row.shape), str(row.dtype)) for row in step.get_parameters()}
+    saved, _ = split_average(step)
+    listed = {name: (list(row.shape), str(row.dtype)) for name, row in saved.items()}
     assert listed == {name: (shape, kind) for name, shape, kind in recorded["training_checkpoint"]}
     batch = [arrays[name] for name in ("image", *TARGET_NAMES)]
     for number, expected in enumerate(recorded["weight_decay_0.0005/losses"]):

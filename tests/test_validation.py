@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import whole_file
 from model.arguments import parse
 from model.coco_eval import CocoFigures
 from model.config import Config, ConfigError
@@ -29,6 +31,7 @@ from model.exchange import Exchange
 from model.history import BEST, Entry, History, decide, point_to_best
 from model.rehearsal_data import Recipe, make
 from model.validation import BATCHES_PER_RANK, Validation, participants
+from model.whole_file import sync
 from orchestrator.rank import Rank
 from tests.runs import Job, muster
 
@@ -338,6 +341,45 @@ def test_missing_held_out_data_is_told_before_the_first_step(gang: Gang) -> None
     member.make_detector = lambda: Detector(config, held_out(config, None))
     with pytest.raises(DataError, match="nowhere"):
         member.begin(0)
+
+
+def test_a_rank_that_comes_late_draws_the_same_conclusion(gang: Gang) -> None:
+    """Rank 0 alone has made up for an evaluation that ends the run, before others look."""
+    for detector in gang.detectors:
+        detector.batches = 1
+    gang.train([10, 20, 30])
+    killed = gang.save(40)
+    gang.start()
+    for detector in gang.detectors:
+        detector.batches = 1
+    assert [member.begin(40) for member in gang.members] == [False, False]
+    assert [member.make_up(40, killed) for member in gang.members] == [True, True]
+
+
+@pytest.mark.parametrize("figure", ["0.5", 10**400, float("inf"), None, [0.5], 7])
+def test_a_figure_that_is_none_is_left_out(gang: Gang, figure: Any) -> None:
+    """An evaluation file with junk in it is as good as not there."""
+    gang.train([10, 20])
+    path = gang.members[0].history.path(10)
+    content = json.loads(path.read_text())
+    content["figures"]["AP50"] = figure
+    path.write_text(json.dumps(content))
+    assert [entry.step for entry in gang.members[0].history.until(20)] == [20]
+
+
+def test_a_share_may_be_taken_before_its_giver_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 may read a share and clear up while the other rank still syncs the directory."""
+    exchange = Exchange(tmp_path / "aside", "key", 30)
+
+    def taken(directory: Path) -> None:
+        shutil.rmtree(exchange.directory)
+        sync(directory)
+
+    monkeypatch.setattr(whole_file, "sync", taken)
+    exchange.give(1, rows_of([0]))
+    assert not exchange.directory.exists()
 
 
 def test_early_stop_needs_evaluations() -> None:

@@ -18,7 +18,10 @@ from cluster import cpu
 from orchestrator.layout import read_json, write_json
 
 Entry = dict[str, Any]
-"""One benchmark in bench.json: unit, ours, peer, peer_name, ratio, machine."""
+"""One benchmark in bench.json: unit, ours, peer, peer_name, ratio, machine.
+
+`peak_memory_gb` (ours, peer) is there where a benchmark measures it.
+"""
 
 
 class Better(enum.Enum):
@@ -46,6 +49,14 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class PeakMemory:
+    """The most memory that a process of either side held, in GB."""
+
+    ours: float
+    peer: float | None = None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a benchmark found. `verdict` is for one that is right or wrong, and not fast or slow."""
 
@@ -55,6 +66,7 @@ class Measurement:
     peer_name: str | None = None
     better: Better = Better.LOWER
     verdict: bool | None = None
+    memory: PeakMemory | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -69,7 +81,7 @@ class Measurement:
 
     def entry(self, machine: Mapping[str, Any]) -> Entry:
         """The measurement as bench.json holds it."""
-        return {
+        entry = {
             "unit": self.unit,
             "ours": _rounded(self.ours),
             "peer": _rounded(self.peer) if self.peer else None,
@@ -77,6 +89,7 @@ class Measurement:
             "ratio": None if self.ratio is None else _significant(self.ratio),
             "machine": dict(machine),
         }
+        return entry | ({"peak_memory_gb": asdict(self.memory)} if self.memory else {})
 
 
 def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:

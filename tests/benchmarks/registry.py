@@ -13,6 +13,7 @@ from tests.benchmarks import (
     input_pipeline,
     rank_tables,
     recovery,
+    start_full,
     training_step,
 )
 from tests.benchmarks.bench import Bench
@@ -35,6 +36,7 @@ GROUPS: tuple[Group, ...] = (
     Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
+    Group(start_full.NAMES, start_full.measure),
     Group(training_step.TORCH_NAMES, training_step.measure_vs_torch),
     Group(training_step.NAMES, training_step.measure),
 )

@@ -1,8 +1,9 @@
-"""Training steps of the full network alone: `network_step SIDE BATCH WARM STEPS`, or `shapes SIDE`.
+"""Training steps of the full network alone: `network_step SIDE BATCH WARM STEPS CACHE`.
 
 The whole step as `model.train` makes it (loss, gradients, momentum with weight decay), float32, on
-a batch of noise with boxes; the first steps, with the compilation, are not measured. Prints
-seconds a step and the peak memory. `shapes` prints the geometry of every convolution instead.
+a batch of noise with boxes. The graph is loaded from the directory CACHE, or compiled into it; that
+and the first WARM steps are not measured. Prints seconds a step, CPU seconds a step of all threads,
+and the peak memory. `network_step shapes SIDE` prints the geometry of every convolution instead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -18,6 +20,7 @@ from mindspore import Tensor, nn
 
 from model.architecture import FULL
 from model.arguments import parse
+from model.compile_cache import CompileCache
 from model.loss import DetectionLoss
 from model.step import build_step
 from model.targets import make_targets, stack
@@ -29,7 +32,7 @@ BOXES = 7
 LEARNING_RATE = 0.001
 
 
-def random_batch(side: int, batch: int) -> list[Tensor]:
+def random_batch(side: int, batch: int) -> list[np.ndarray]:
     """Images and targets as the training network takes them."""
     rng = np.random.default_rng(1)
     targets = []
@@ -39,22 +42,25 @@ def random_batch(side: int, batch: int) -> list[Tensor]:
         classes = rng.integers(0, FULL.num_classes, (BOXES, 1))
         targets.append(make_targets(np.concatenate([low, high, classes], axis=1), side, FULL))
     images = rng.standard_normal((batch, 3, side, side)).astype(np.float32)
-    return [Tensor(images), *(Tensor(array) for array in stack(targets).arrays())]
+    return [images, *stack(targets).arrays()]
 
 
-def timed_steps(side: int, batch: int, warm: int, steps: int) -> dict[str, Any]:
-    """Seconds of `steps` steps after `warm` others, and the peak memory in GB."""
+def timed_steps(side: int, batch: int, warm: int, steps: int, cache: Path) -> dict[str, Any]:
+    """Seconds and CPU seconds of `steps` steps after `warm` others, and the peak memory in GB."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     network = TrainingNetwork(YoloV3(FULL), DetectionLoss(FULL))
     step = build_step(network, parse([]), world_size=1, backend="cpu")
-    inputs = [tensor.asnumpy() for tensor in random_batch(side, batch)]
-    times = []
+    inputs = random_batch(side, batch)
+    shapes = [tuple(array.shape for array in inputs)]
+    CompileCache(cache, f"step_{side}_{batch}", 0).compile(lambda: step.compile_for(shapes))
+    seconds, cpu = [], []
     for _ in range(warm + steps):
-        since = time.perf_counter()
+        since, used = time.perf_counter(), time.process_time()
         loss = step.train(inputs, LEARNING_RATE).loss
-        times.append(time.perf_counter() - since)
-        print(json.dumps({"loss": loss, "seconds": times[-1]}), flush=True)
-    return {"seconds": times[warm:], "memory": peak_gigabytes()}
+        seconds.append(time.perf_counter() - since)
+        cpu.append(time.process_time() - used)
+        print(json.dumps({"loss": loss, "seconds": seconds[-1], "cpu": cpu[-1]}), flush=True)
+    return {"seconds": seconds[warm:], "cpu": cpu[warm:], "memory": peak_gigabytes()}
 
 
 def convolutions(side: int) -> list[dict[str, Any]]:
@@ -77,7 +83,7 @@ def convolutions(side: int) -> list[dict[str, Any]]:
     for _, cell in network.cells_and_names():
         if isinstance(cell, nn.Conv2d):
             cell.register_forward_hook(note)
-    network(random_batch(side, 1)[0])
+    network(Tensor(random_batch(side, 1)[0]))
     return found
 
 
@@ -85,4 +91,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "shapes":
         report(convolutions(int(sys.argv[2])))
     else:
-        report(timed_steps(*map(int, sys.argv[1:])))
+        report(timed_steps(*map(int, sys.argv[1:5]), Path(sys.argv[5])))
