@@ -212,6 +212,23 @@ def test_files_are_read_with_care(tmp_path: Path) -> None:
     assert check_file(tmp_path / "table.json").findings == ()
 
 
+def test_a_field_of_nonsense_is_one_finding() -> None:
+    """However many commas an address has, it is not taken apart."""
+    document = rt.document(make([(rt.facts(0, [0]), [0])]))
+    document["server_list"][0]["device"][0]["device_ip"] = "," * 100_000
+    assert check_document(document).counts == {"RT306": 1}
+
+
+def test_a_misspelt_field_is_guessed() -> None:
+    """The field that was probably meant is named; for what resembles none, nothing is."""
+    document = rt.document(make([(rt.facts(0, [0]), [0])]))
+    document["server_list"][0]["device"][0] |= {"devise_port": "16666", "xyzzy": "1"}
+    assert [finding.found for finding in check_document(document).findings] == [
+        "'devise_port'; did you mean 'device_port'?",
+        "'xyzzy'",
+    ]
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),

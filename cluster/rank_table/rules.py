@@ -1,10 +1,10 @@
 """Every rule that a table can break: code, title, severity by model, why, remedy, HCCL's words.
 
 Taken from HCCL's and MindCluster's documents and sources; no table was ever given to a real HCCL.
-`seen` is what a job would have shown, where that is known: contents are EI0014 and missing fields
-EI0017 in sources of 2025, both EI0004 in those of 2024; which release changed it is not known.
-Nor is it whether HCCL on 910A itself refuses the counts and rings of RT206 and RT207: its parser
-does not, the ModelZoo's tools and MindCluster's scheduler do. Codes stay what they are.
+`seen` is what a job would show by those sources, empty where they do not say: contents are EI0014
+and missing fields EI0017 in sources of 2025, both EI0004 in those of 2024. Which release changed it
+is not known. Nor is it whether HCCL on 910A itself refuses the counts and rings of RT206 and RT207:
+its parser does not, the ModelZoo's tools and MindCluster's scheduler do. Codes stay what they are.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
      "A3 devices come in pairs on one module (0 and 1, 2 and 3, …), given out together.",
      "Use both dies of a module.", ""),
     ("RT211", "no device has this id", _ERROR,
-     "Physical ids go from 0 to 15 on the largest servers known.",
+     "Ids go from 0 to 15 in HCCL of 2024; newer ones ask the driver, and no larger server is "
+     "known.",
      "Write the N of /dev/davinciN.", _VALUE),
     ("RT212", "an id that 910A does not have", _ONLY_910A,
      "910A servers have devices 0 to 7.",
@@ -184,7 +185,7 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
      "List each device once.", _VALUE),
     ("RT214", "not a port", _ERROR,
      "Ports go from 1 to 65535.",
-     "Write such a number as text, or leave the field out.", _VALUE),
+     "Write such a number as text, or leave the field out.", ""),
     ("RT215", "a port of the system", _WARNING,
      "Ports below 1024 may be taken by services.",
      "Use a port of 1024 or above.", ""),
@@ -236,7 +237,7 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
      "Number the devices from 0; `merge` does it.", _VALUE),
     ("RT402", "ranks with a gap", _ERROR,
      "Ranks go from 0 without a gap.",
-     "Number the devices from 0; `merge` does it.", _VALUE),
+     "Add the devices that are missing, or number from 0; `merge` does it.", _VALUE),
     ("RT403", "ranks of servers are interleaved", _ERROR,
      "All ranks of a server follow each other.",
      "Number the devices server by server; `merge` does it.", _VALUE),
@@ -253,7 +254,7 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
      "See which device has it: `npu-smi info -t spod-info -i NPU -c CHIP`.", _VALUE),
     ("RT503", "a super_device_id of more than 32 bits", _ERROR,
      "An SDID has 32 bits.",
-     "Write what `npu-smi info -t spod-info -i NPU -c CHIP` says.", _VALUE),
+     "Write what `npu-smi info -t spod-info -i NPU -c CHIP` says.", ""),
     ("RT504", "version 1.2 without super_pod_list", _WARNING,
      "HCCL then takes the servers as single ones, linked by device_ip.",
      'Add super_pod_list, or write version "1.0".', ""),
@@ -274,7 +275,7 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
      "Name it once.", _VALUE),
     ("RT510", "servers of a super-pod are not listed together", _ERROR,
      "All servers of a super-pod follow each other in server_list.",
-     "List servers super-pod by super-pod, and number ranks anew.", _VALUE),
+     "List servers super-pod by super-pod, and number ranks anew.", ""),
     ("RT511", "super-pods of different sizes", _WARNING,
      "HCCL of 2024 asks for the same number of servers in each; later ones do not.",
      "Use as many servers of each super-pod.", ""),

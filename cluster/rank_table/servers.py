@@ -71,7 +71,7 @@ def choices(draft: Draft) -> Iterator[Found]:
                 yield "RT206", server.path, f"{len(known)} devices: {text}"
             if len(known) < 2 * _RING and len({number // _RING for number in known}) > 1:
                 yield "RT207", server.path, text
-        if alone := sorted(number for number in known if number ^ 1 not in known):
+        if alone := sorted(n for n in known if n <= _HIGHEST and n ^ 1 not in known):
             yield "RT208", server.path, f"{', '.join(map(str, alone))} alone"
 
 
