@@ -1,1 +1,1 @@
-"""Devices of a node or a Ray cluster: probing, allocation, CPU sets, membership."""
+"""Devices of a node or a Ray cluster: probing, allocation, CPU sets, rank tables, membership."""

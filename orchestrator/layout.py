@@ -209,15 +209,22 @@ def write_json(path: Path, document: Any) -> None:
     write_bytes(path, data)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises OSError, leaving what was there before."""
+def write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file whole or not at all. Raises OSError, leaving what was there before.
+
+    Without `replace` that includes FileExistsError, even if the file appears at the last moment.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        if replace:
+            os.replace(aside, path)
+        else:
+            os.link(aside, path)  # unlike a rename, refuses a name that is taken
+            aside.unlink()
     except OSError:
         aside.unlink(missing_ok=True)
         raise

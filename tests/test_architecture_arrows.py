@@ -20,6 +20,7 @@ FOLDED = (
     "orchestrator.cli",
     "orchestrator.jobfile",
     "cluster.ascend",
+    "cluster.rank_table",
     "cluster.simulated",
 )  # one line each on the map
 

@@ -23,6 +23,10 @@ _COMMANDS = {
     "incidents": ("orchestrator.cli.read", "List failures: cause, cost, and the way back."),
     "checkpoints": ("orchestrator.cli.read", "List a run's checkpoints, or verify them."),
     "drill": ("orchestrator.cli.drill", "Break a running job on purpose."),
+    "rank-table": (
+        "orchestrator.cli.rank_table",
+        "Make, check, merge and compare Ascend rank tables.",
+    ),
     "completion": ("orchestrator.cli.completion", "Print a shell's completion script."),
 }
 """Name → module and help line, kept here so that `--help` imports none of them."""
@@ -37,7 +41,6 @@ _LATER = {
     "hold": "the controller as a service",
     "release": "the controller as a service",
     "explain": "the full account of decisions; `incidents` and `events` have the facts today",
-    "rank-table": "Ascend rank tables",
 }
 """Commands that are planned and not built: they say so instead of being unknown."""
 
@@ -54,7 +57,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

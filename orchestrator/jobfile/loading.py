@@ -32,7 +32,7 @@ def load(
     also says why a file cannot be read.
     """
     file = os.fspath(path)
-    return _load(_text_of(file), file, overrides, cwd)
+    return _load(text_of(file), file, overrides, cwd)
 
 
 def loads(
@@ -81,7 +81,8 @@ def _root(node: Node | None, overrides: Sequence[str], report: Report) -> MapNod
     return None
 
 
-def _text_of(file: str) -> str:
+def text_of(file: str) -> str:
+    """The text of a small YAML file. Raises JobFileError, which says why it cannot be read."""
     try:
         status = os.stat(file)
         # A pipe or a device could block the reader for ever.
@@ -94,7 +95,7 @@ def _text_of(file: str) -> str:
         if isinstance(error, JobFileError):
             raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise _unreadable(file, f"no readable file ({reason})", "a job file") from error
+        raise _unreadable(file, f"no readable file ({reason})", "a file") from error
     if len(raw) > MAX_BYTES:
         raise _unreadable(file, "a larger file", f"at most {MAX_BYTES} bytes")
     try:

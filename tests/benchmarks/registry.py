@@ -11,6 +11,7 @@ from tests.benchmarks import (
     exact_resume,
     heartbeat,
     input_pipeline,
+    rank_tables,
     recovery,
     start_full,
     training_step,
@@ -30,6 +31,7 @@ class Group:
 GROUPS: tuple[Group, ...] = (
     Group(cli_help.NAMES, cli_help.measure),
     Group(heartbeat.NAMES, heartbeat.measure),
+    Group(rank_tables.NAMES, rank_tables.measure),
     Group(input_pipeline.NAMES, input_pipeline.measure),
     Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
@@ -44,7 +46,6 @@ PLANNED = (
     "recovery_vs_ray_train",
     "snapshot",
     "placement_10k",
-    "rank_table_10k",
     "submit_rate",
     "schedule_10k",
     "heartbeats_10k",
