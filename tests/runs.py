@@ -171,3 +171,36 @@ def end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def training_job(directory: Path, name: str, keep: int, **arguments: Any) -> Path:
+    """A job file: two ranks of the real trainer, with the real network made very small.
+
+    The data are expected in `directory`/data; `arguments` come on top of the common ones.
+    """
+    document = {
+        "version": 1,
+        "name": name,
+        "module": "model.train",
+        "workdir": str(directory),
+        "args": {
+            "data_dir": str(directory / "data"),
+            "per_batch_size": 2,
+            "testing_shape": 64,
+            "res2net_block": [1, 1, 1, 1],
+            "res2net_in_channels": [16, 16, 32, 64],
+            "res2net_out_channels": [16, 32, 64, 128],
+            "backbone_shape": [8, 16, 32, 64, 128],
+            "freeze_backbone": False,
+            "backbone_bn": "batch",
+            "lr": 0.001,
+            "evaluate_at_end": True,
+            **arguments,
+        },
+        "resources": {"device": "cpu", "ranks": 2},
+        "launch": {"preload": ["mindspore", "mindspore.communication", "cv2", "pycocotools"]},
+        "checkpoint": {"every_steps": 4, "keep": keep},
+    }
+    file = directory / "job.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file

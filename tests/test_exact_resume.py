@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from model.rehearsal_data import Recipe, make
-from tests.runs import Job, muster
+from tests.runs import Job, muster, training_job
 
 pytestmark = pytest.mark.slow
 
@@ -26,36 +25,10 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     directory = tmp_path_factory.mktemp("exact")
     make(directory / "data", Recipe(images=24, val_images=4, seed=3, size=64))
-    document: dict[str, Any] = {
-        "version": 1,
-        "name": "exact",
-        "module": "model.train",
-        "workdir": str(directory),
-        "args": {
-            "data_dir": str(directory / "data"),
-            "per_batch_size": 2,
-            "multi_scale": [64, 96],
-            "resize_rate": 3,
-            "testing_shape": 64,
-            "res2net_block": [1, 1, 1, 1],
-            "res2net_in_channels": [16, 16, 32, 64],
-            "res2net_out_channels": [16, 32, 64, 128],
-            "backbone_shape": [8, 16, 32, 64, 128],
-            "freeze_backbone": False,
-            "backbone_bn": "batch",
-            "lr": 0.001,
-            "clip_norm": 30,
-            "ema_decay": 0.9,
-            "max_steps": STEPS,
-            "evaluate_at_end": True,
-        },
-        "resources": {"device": "cpu", "ranks": 2},
-        "launch": {"preload": ["mindspore", "mindspore.communication", "cv2", "pycocotools"]},
-        "checkpoint": {"every_steps": 4, "keep": 9},
-    }
-    file = directory / "job.yaml"
-    file.write_text(yaml.safe_dump(document))
-    return file
+    return training_job(
+        directory, "exact", 9, multi_scale=[64, 96], resize_rate=3,
+        clip_norm=30, ema_decay=0.9, max_steps=STEPS,
+    )  # fmt: skip
 
 
 def final_state(job: Job) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from model.rehearsal_data import Recipe, make
 from model.validation import BATCHES_PER_RANK, Validation, participants
 from model.whole_file import sync
 from orchestrator.rank import Rank
-from tests.runs import Job, muster
+from tests.runs import Job, muster, training_job
 
 EPOCH = 10
 IMAGES = 40
@@ -399,37 +399,11 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     directory = tmp_path_factory.mktemp("validation")
     make(directory / "data", Recipe(images=24, val_images=33, seed=3, size=64))
-    document: dict[str, Any] = {
-        "version": 1,
-        "name": "validation",
-        "module": "model.train",
-        "workdir": str(directory),
-        "args": {
-            "data_dir": str(directory / "data"),
-            "per_batch_size": 2,
-            "training_shape": 64,
-            "testing_shape": 64,
-            "res2net_block": [1, 1, 1, 1],
-            "res2net_in_channels": [16, 16, 32, 64],
-            "res2net_out_channels": [16, 32, 64, 128],
-            "backbone_shape": [8, 16, 32, 64, 128],
-            "freeze_backbone": False,
-            "backbone_bn": "batch",
-            "lr": 0.001,
-            "max_epoch": 12,
-            "evaluate_every": 1,
-            "evaluate_at_end": True,
-            "best_metric": "AR_100",
-            "early_stop": 1,
-            "compile_cache": str(directory / "graphs"),
-        },
-        "resources": {"device": "cpu", "ranks": 2},
-        "launch": {"preload": ["mindspore", "mindspore.communication", "cv2", "pycocotools"]},
-        "checkpoint": {"every_steps": 4, "keep": 1},
-    }
-    file = directory / "job.yaml"
-    file.write_text(yaml.safe_dump(document))
-    return file
+    return training_job(
+        directory, "validation", 1, training_shape=64, max_epoch=12,
+        evaluate_every=1, best_metric="AR_100", early_stop=1,
+        compile_cache=str(directory / "graphs"),
+    )  # fmt: skip
 
 
 def outcome(job: Job) -> dict[str, Any]:

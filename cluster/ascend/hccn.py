@@ -6,11 +6,14 @@ others. Empty output is a failure to state something, and `-.-.-.-` is no addres
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 import re
+from typing import TypeVar
 
 from cluster.ascend.values import Link, Measured, NetHealth, Unmeasured
 
+_Word = TypeVar("_Word", bound=enum.Enum)
 _KEY = re.compile(r"address_(\d{1,6})", re.ASCII)
 
 
@@ -26,20 +29,21 @@ def parse_address(text: str) -> Measured[str]:
 
 def parse_link(text: str) -> Measured[Link]:
     """The state of `hccn_tool -i N -link -g`."""
-    found = _values(text, "link status")
-    for link in Link:
-        if found == [link.value]:
-            return link
-    return Unmeasured(f"hccn_tool states no link: {text.strip()[:60]!r}")
+    return _stated(text, "link status", Link, "link")
 
 
 def parse_net_health(text: str) -> Measured[NetHealth]:
     """The word of `hccn_tool -i N -net_health -g`."""
-    found = _values(text, "net health status")
-    for health in NetHealth:
-        if found == [health.value]:
-            return health
-    return Unmeasured(f"hccn_tool states no health of the network: {text.strip()[:60]!r}")
+    return _stated(text, "net health status", NetHealth, "health of the network")
+
+
+def _stated(text: str, key: str, kind: type[_Word], what: str) -> Measured[_Word]:
+    """The one word of `kind` that `text` gives for `key`."""
+    found = _values(text, key)
+    for word in kind:
+        if found == [word.value]:
+            return word
+    return Unmeasured(f"hccn_tool states no {what}: {text.strip()[:60]!r}")
 
 
 def parse_configuration(text: str) -> tuple[dict[int, str], tuple[str, ...]]:
