@@ -11,7 +11,6 @@ from typing import Any
 import mindspore as ms
 from mindspore import Parameter, nn
 
-from model.averaging import PREFIX as AVERAGED
 from model.checkpoint import (
     AVERAGE,
     CATEGORIES,
@@ -155,11 +154,7 @@ def load_weights(file: Path, network: nn.Cell, *, reset_head: bool = False) -> l
     Returns the names left alone. Raises ConfigError.
     """
     found = _weights(file)
-    wanted = {
-        row.name.removeprefix(PREFIX): row
-        for row in network.get_parameters()
-        if not row.name.startswith(AVERAGED)
-    }
+    wanted = {row.name.removeprefix(PREFIX): row for row in network.get_parameters()}
     left = sorted(name for name in wanted if PREDICTING in name) if reset_head else []
     for name in left:
         del wanted[name]
@@ -204,10 +199,18 @@ def category_table(file: Path) -> list[dict[str, Any]] | None:
         return None
 
 
+def _is_averaged(directory: Path) -> bool:
+    """Whether a step directory is to hold a moving average; one that got lost is to be missed."""
+    try:
+        return AVERAGE in json.loads((directory / MANIFEST).read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return (directory / AVERAGE).exists()
+
+
 def _weights(file: Path) -> dict[str, Parameter]:
     path = file
     if file.is_dir():
-        path = file / (AVERAGE if (file / AVERAGE).exists() else MODEL)
+        path = file / (AVERAGE if _is_averaged(file) else MODEL)
     if not path.is_file():
         raise ConfigError([f"{path}: no such checkpoint"])
     LOGGER.info("weights: %s%s", path, ", a moving average" if path.name == AVERAGE else "")

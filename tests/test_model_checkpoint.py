@@ -182,6 +182,9 @@ def test_averaged_weights_have_a_file_of_their_own(tmp_path: Path) -> None:
     load_weights(final / MODEL, last)
     for name, value in values(weights).items():
         np.testing.assert_array_equal(value, values(last)[name] * 0.5)
+    (final / "ema.ckpt").unlink()
+    with pytest.raises(ConfigError, match=r"ema\.ckpt: no such checkpoint"):
+        load_weights(final, weights)
 
 
 def test_an_average_is_neither_dropped_nor_made_up(tmp_path: Path) -> None:
