@@ -6,8 +6,8 @@ not: a CPU node offers as many as are asked for, and its real CPUs are then shar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cluster.affinity import Bind, bind
 from cluster.device import Device, DeviceKind, Inventory, Node
@@ -18,7 +18,7 @@ class Request:
     """What a job asks for.
 
     `ranks_per_node` None takes the fewest nodes, `cpus_per_rank` None an even share.
-    `barred` holds keys of devices that may not be used: judged faulty, or another job's.
+    `withheld` has the keys of devices that may not be used, each with the reason.
     """
 
     kind: DeviceKind
@@ -26,7 +26,7 @@ class Request:
     ranks_per_node: int | None = None
     cpus_per_rank: int | None = None
     bind: Bind = Bind.NUMA
-    barred: frozenset[str] = frozenset()
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ def allocate(inventory: Inventory, request: Request) -> Placement | Refusal:
 def _offer(node: Node, request: Request) -> _Offer:
     if request.kind.is_slot:
         # One slot more than asked for per barred one, so that barring never runs out of them.
-        slots = range(request.ranks + len(request.barred))
+        slots = range(request.ranks + len(request.withheld))
         known = [Device(request.kind, node.name, index, label="slot") for index in slots]
     else:
         known = sorted(
             {d.key: replace(d, node=node.name) for d in node.devices}.values(),
             key=lambda d: d.index,
         )
-    kept = [d for d in known if d.kind is request.kind and d.key not in request.barred]
+    kept = [d for d in known if d.kind is request.kind and d.key not in request.withheld]
     of_kind = sum(d.kind is request.kind for d in known)
     room = _room(node, request)
     limit = request.ranks if request.kind.is_slot else len(kept)

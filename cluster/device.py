@@ -34,12 +34,28 @@ class DeviceKind(enum.Enum):
         return self is DeviceKind.CPU
 
 
+class Fabric(enum.Enum):
+    """How the devices of a node reach each other, and so which of them belong together."""
+
+    UNKNOWN = "unknown"
+    MESH = "mesh"
+    """Each reaches each alike (910B by HCCS, GPUs on an NVSwitch): any set will do."""
+    RINGS = "rings"
+    """910A: rings of four; a job of 1, 2 or 4 stays in one ring, a larger one takes all 8."""
+    PAIRS = "pairs"
+    """A3: two dies on a card; an even number of ranks takes whole cards."""
+    LINKS = "links"
+    """GPUs: `Device.near` tells how close any two are."""
+
+
 @dataclass(frozen=True)
 class Device:
     """One device of one node; `index` is its physical id there.
 
     `logical` is the id by which processes ask for it where that differs, as in containers
-    that number devices anew; None: `index`.
+    that number devices anew; None: `index`. `ring` counts HCCS rings of the node, `card` names
+    the card of a die. `near` has the closeness of other devices of the node by their index, a
+    higher number for a better link; `uuid` is the name that a GPU keeps for ever.
     """
 
     kind: DeviceKind
@@ -48,6 +64,11 @@ class Device:
     label: str = ""
     numa: int | None = None
     logical: int | None = None
+    fabric: Fabric = Fabric.UNKNOWN
+    ring: int | None = None
+    card: int | None = None
+    near: tuple[tuple[int, int], ...] = ()
+    uuid: str | None = None
 
     @property
     def asked_for(self) -> int:

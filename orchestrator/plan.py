@@ -116,8 +116,8 @@ class LaunchPlan:
         }
 
 
-def request_for(spec: JobSpec) -> Request:
-    """What the job asks the allocator for."""
+def request_for(spec: JobSpec, withheld: Mapping[str, str] | None = None) -> Request:
+    """What the job asks the allocator for; `withheld` are devices that it may not have, and why."""
     resources = spec.resources
     return Request(
         kind=resources.device,
@@ -125,6 +125,7 @@ def request_for(spec: JobSpec) -> Request:
         ranks_per_node=resources.ranks_per_node,
         cpus_per_rank=resources.cpus_per_rank,
         bind=spec.launch.bind,
+        withheld=withheld or {},
     )
 
 

@@ -63,9 +63,10 @@ requests = st.builds(
     ranks_per_node=st.none() | st.integers(1, 8),
     cpus_per_rank=st.none() | st.integers(1, 3),
     bind=st.sampled_from(Bind),
-    barred=st.frozensets(
+    withheld=st.dictionaries(
         st.builds("n{}/{}:{}".format, st.integers(0, 4), st.sampled_from(["ascend", "cpu"]),
                   st.integers(0, 7)),
+        st.just("barred"),
         max_size=6,
     ),
 )  # fmt: skip
@@ -89,7 +90,7 @@ def test_any_answer_is_whole_legal_and_independent_of_order(
     assert [a.rank for a in got] == list(range(request.ranks))
     keys = [a.device.key for a in got]
     assert len(set(keys)) == len(keys)
-    assert not set(keys) & request.barred
+    assert not set(keys) & request.withheld.keys()
     assert all(a.device.kind is request.kind and a.device.node == a.node for a in got)
     for name in nodes_of(answer):
         here = [a for a in got if a.node == name]
@@ -103,14 +104,14 @@ def test_any_answer_is_whole_legal_and_independent_of_order(
 @given(clusters(), requests)
 def test_a_refusal_means_there_are_too_few(inventory: Inventory, request: Request) -> None:
     """With no wish about nodes or CPUs, every free device of the cluster can be had."""
-    plain = Request(request.kind, request.ranks, barred=request.barred)
+    plain = Request(request.kind, request.ranks, withheld=request.withheld)
     answer = allocate(inventory, plain)
     usable = [n for n in inventory.nodes if n.cpus.cpus]
     if plain.kind is DeviceKind.CPU:
         assert isinstance(answer, Placement) == bool(usable)
         return
     free = [d for n in usable for d in n.devices if d.kind is plain.kind]
-    enough = sum(d.key not in plain.barred for d in free) >= plain.ranks
+    enough = sum(d.key not in plain.withheld for d in free) >= plain.ranks
     assert isinstance(answer, Placement) == enough
 
 
@@ -127,7 +128,7 @@ def test_one_node_offers_any_number_of_cpu_slots() -> None:
 def test_a_barred_device_is_stepped_over() -> None:
     """The gang moves to the node that is still whole; alone, the bad node is refused."""
     bad, good = node("a", ascend=8), node("b", ascend=8)
-    request = Request(DeviceKind.ASCEND, 8, barred=frozenset({"a/ascend:3"}))
+    request = Request(DeviceKind.ASCEND, 8, withheld={"a/ascend:3": "ECC twice"})
     assert nodes_of(placed(Inventory((bad, good)), request)) == {"b": 8}
     answer = allocate(Inventory((bad,)), request)
     assert answer == Refusal(

@@ -25,7 +25,12 @@ FOLDED = (
 )  # one line each on the map
 
 RAY = {"cluster.ray_node"}
-RICH = {"orchestrator.cli.device_table", "orchestrator.cli.plan", "orchestrator.display"}
+RICH = {
+    "orchestrator.cli.device_table",
+    "orchestrator.cli.plan",
+    "orchestrator.cli.progress",
+    "orchestrator.display",
+}
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 SUBPROCESS = {

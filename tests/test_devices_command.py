@@ -168,7 +168,7 @@ def test_a_plan_skips_what_is_not_well(rehearsal: NodeDirectory) -> None:
     (rank,) = document["ranks"]
     assert (rank["node"], rank["device"]) == ("simulated", "ascend:2")
     assert rank["env"]["ASCEND_RT_VISIBLE_DEVICES"] == "2" and rank["env"]["DEVICE_ID"] == "0"
-    assert any("no device in this plan is hardware" in note for note in document["notes"])
+    assert any("no device of it is hardware" in note for note in document["notes"])
     assert any(note.startswith("not used: simulated/ascend:1") for note in document["notes"])
 
 

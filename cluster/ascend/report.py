@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.ascend.faults import Level
 from cluster.ascend.values import Health, Link, Measured, Memory, NetHealth, Process, Unmeasured
-from cluster.device import Device, DeviceKind
+from cluster.device import Device, DeviceKind, Fabric
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,25 @@ def devices_of(report: NodeReport, node: str) -> tuple[tuple[Device, ...], dict[
             label=("unknown" if isinstance(one.model, Unmeasured) else one.model) + mark,
             numa=None if isinstance(one.numa, Unmeasured) else one.numa,
             logical=None if isinstance(one.logical, Unmeasured) else one.logical,
+            fabric=_fabric(one),
+            ring=None if isinstance(one.ring, Unmeasured) else one.ring,
+            card=None if isinstance(one.card, Unmeasured) else one.card,
         )
         found.append(device)
         if one.withheld:
             withheld[device.key] = one.withheld
     return tuple(found), withheld
+
+
+def _fabric(device: DeviceReport) -> Fabric:
+    """By the model's name: npu-smi calls the dies of an A3 card just Ascend910."""
+    if isinstance(device.model, Unmeasured):
+        return Fabric.UNKNOWN
+    if device.model in ("910", "910A"):
+        return Fabric.RINGS
+    if device.model.startswith("910B"):
+        return Fabric.MESH
+    return Fabric.PAIRS if device.model == "Ascend910" else Fabric.UNKNOWN
 
 
 def _document(value: Any) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -24,11 +23,6 @@ _HEALTH_STYLES = {Health.OK: "green", Health.WARNING: "yellow"}
 _PIPE_WIDTH = 160
 _WIDE = 128
 """Columns of a terminal that hold the whole table; in a narrower one it is two."""
-
-
-def waiting(what: str) -> Status:
-    """A sign on stderr that something takes its time."""
-    return Status(f"{what} …", console=Console(stderr=True))
 
 
 def show(report: NodeReport, cpus: CpuBudget) -> None:

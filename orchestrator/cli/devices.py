@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from cluster.simulated.directory import NodeDirectory
     from cluster.simulated.node import SimulatedNode
 
-_PATIENCE = 2.0
 _LATER = {
     "bar": "keeping a device from jobs",
     "unbar": "keeping a device from jobs",
@@ -75,31 +72,14 @@ def look() -> NodeReport:
     """Probe this machine, or the rehearsal node in its place; ends with code 2 if there is none."""
     from cluster.ascend.place import NoSuchNode, find
     from cluster.ascend.probe import probe
+    from orchestrator.cli.progress import progress
 
     try:
         place = find(os.environ)
     except NoSuchNode as error:
         fail(str(error))
-    with _progress("asking npu-smi and hccn_tool"):
+    with progress("asking npu-smi and hccn_tool"):
         return probe(place, os.environ)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """Say on stderr what is waited for, once it takes longer than people expect."""
-    import threading
-
-    from orchestrator.cli.device_table import waiting
-
-    shown = waiting(what)
-    timer = threading.Timer(_PATIENCE, shown.start)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        shown.stop()
 
 
 @devices.command()

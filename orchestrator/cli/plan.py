@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli.common import fail, json_option, print_json, the_job
 from orchestrator.spec import JobSpec
+
+if TYPE_CHECKING:
+    from orchestrator.found import Found
 
 
 @click.command()
@@ -31,32 +34,51 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def _plan(spec: JobSpec) -> dict[str, Any]:
     import time
-    from dataclasses import replace
 
     from cluster.allocate import Refusal, allocate
-    from orchestrator.cli.found import nodes_for
     from orchestrator.layout import RunDirectory, Spool
-    from orchestrator.local_run import inventory
     from orchestrator.plan import Attempt, make_plan, request_for
 
-    nodes = nodes_for(spec, inventory())
-    request = replace(request_for(spec), barred=frozenset(nodes.withheld))
-    placement = allocate(nodes.inventory, request)
+    found, assumed = _nodes(spec)
+    placement = allocate(found.inventory, request_for(spec, found.withheld))
     if isinstance(placement, Refusal):
-        fail("\n".join((placement.reason, *nodes.notes)), 1)
+        fail("\n".join((placement.reason, *found.notes)), 1)
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
     made = make_plan(spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ)
     document = made.to_document()
-    concerns = nodes.concerns_of(assignment.device for assignment in placement.assignments)
+    concerns = found.concerns_of(assignment.device for assignment in placement.assignments)
     return {
         **document,
-        "notes": [*nodes.notes, *document["notes"], *concerns],
-        "assumed_devices": nodes.assumed,
-        "simulated_node": nodes.simulated,
+        "notes": [*found.notes, *document["notes"], *concerns],
+        "assumed_devices": assumed,
+        "simulated_node": found.simulated or None,
         "observed_at": time.time(),
     }
+
+
+def _nodes(spec: JobSpec) -> tuple[Found, bool]:
+    """What is here; where nothing of the kind can be found, nodes like this one are assumed."""
+    from dataclasses import replace
+
+    from cluster.ascend.place import NoSuchNode
+    from orchestrator.cli.progress import progress
+    from orchestrator.found import find_nodes
+    from orchestrator.plan import assume_devices
+
+    try:
+        with progress("looking for devices"):
+            found = find_nodes(spec.resources.device, os.environ)
+    except NoSuchNode as error:
+        fail(str(error))
+    if not found.missing:
+        return found, False
+    note = (
+        f"{found.missing}: nodes with the CPUs of this machine and the devices that the job asks "
+        "for are assumed"
+    )
+    return replace(found, inventory=assume_devices(spec, found.inventory), notes=(note,)), True
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -1,0 +1,102 @@
+"""The nodes that a job can be given: devices that were found here, or assumed ones for a plan."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cluster import cpu
+from cluster.ascend.place import find
+from cluster.ascend.probe import probe
+from cluster.ascend.report import NodeReport, devices_of
+from cluster.ascend.table_facts import server_facts
+from cluster.device import Device, DeviceKind, Inventory, Node
+from cluster.rank_table import ServerFacts
+
+LOCAL = "local"
+SIMULATED = "simulated"
+"""The name of this machine in a run of its own, and of a rehearsal node that stands in for it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An inventory, devices in it that may not be used, and what a reader should know of it.
+
+    `withheld` and `concerns` go by the device's key, `facts` (for rank tables) by the node's
+    name. `simulated` is the directory of a rehearsal node, `missing` says why devices of the
+    kind that was asked for could not be looked for; both are empty otherwise.
+    """
+
+    inventory: Inventory
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    concerns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    facts: Mapping[str, ServerFacts] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    simulated: str = ""
+    missing: str = ""
+
+    def concerns_of(self, devices: Iterable[Device]) -> list[str]:
+        """What may hinder these devices, those that share it named together."""
+        groups: dict[str, list[str]] = {}
+        for device in devices:
+            for text in self.concerns.get(device.key, ()):
+                groups.setdefault(text, []).append(device.key)
+        return [f"{', '.join(keys)}: {text}" for text, keys in groups.items()]
+
+
+def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
+    """This machine with its devices of `kind`; takes as long as their tools do.
+
+    Raises cluster.ascend.place.NoSuchNode for a rehearsal node that is not there.
+    """
+    here = Node(LOCAL, _address(), cpu.measure())
+    if kind is DeviceKind.ASCEND:
+        return _ascend(here, environment)
+    missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
+    return Found(Inventory((here,)), missing=missing)
+
+
+def _ascend(here: Node, environment: Mapping[str, str]) -> Found:
+    report = probe(find(environment), environment)
+    if report.tool is None:
+        return Found(Inventory((here,)), missing="npu-smi was not found")
+    return of_report(report, here)
+
+
+def of_report(report: NodeReport, here: Node) -> Found:
+    """The machine `here` with the Ascend devices of a report."""
+    if report.simulated:
+        here = replace(here, name=SIMULATED)
+    devices, withheld = devices_of(report, here.name)
+    concerns = {
+        device.key: one.concerns
+        for device in devices
+        for one in report.devices
+        if one.physical == device.index
+    }
+    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
+    if report.simulated:
+        notes.insert(
+            0,
+            f"simulated node {report.simulated} with the CPUs of this machine: "
+            "no device of it is hardware, ranks run on the CPU backend",
+        )
+    return Found(
+        Inventory((replace(here, devices=devices),)),
+        withheld,
+        concerns,
+        {here.name: server_facts(report, here.address)},
+        tuple(notes),
+        report.simulated,
+    )
+
+
+def _address() -> str:
+    """This machine's address as others see it: that of the way out; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
+        try:
+            probe_socket.connect(("192.0.2.1", 9))  # a documentation address (RFC 5737)
+            return str(probe_socket.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
