@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cluster import cpu
 from cluster.ascend.place import find
 from cluster.ascend.probe import probe
-from cluster.ascend.report import NodeReport, devices_of
+from cluster.ascend.report import NodeReport, codes_of, devices_of
 from cluster.ascend.table_facts import server_facts
 from cluster.device import Device, DeviceKind, Inventory, Node
 from cluster.rank_table import ServerFacts
+from orchestrator.device_book import BadBook, DeviceBook, book_for
 
 LOCAL = "local"
 SIMULATED = "simulated"
@@ -54,14 +56,51 @@ def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
     if kind is DeviceKind.ASCEND:
         return _ascend(here, environment)
     missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
-    return Found(Inventory((here,)), missing=missing)
+    found = Found(Inventory((here,)), missing=missing)
+    return with_bars(found, book_for("", environment), time.time())
 
 
 def _ascend(here: Node, environment: Mapping[str, str]) -> Found:
     report = probe(find(environment), environment)
     if report.tool is None:
         return Found(Inventory((here,)), missing="npu-smi was not found")
-    return of_report(report, here)
+    book, now = book_for(report.simulated, environment), time.time()
+    unrecorded = note(book, codes_of(report), now)
+    found = with_bars(of_report(report, here), book, now)
+    return replace(found, notes=(*found.notes, *filter(None, [unrecorded])))
+
+
+def note(book: DeviceBook, look: Mapping[str, tuple[str, ...]], now: float) -> str:
+    """Record the faults that a look saw, for the rules that count them; why not, if it failed."""
+    try:
+        book.note(look, now)
+    except BadBook:
+        return ""  # whoever asks it for bars says so
+    except OSError as error:
+        return f"{book.path}: faults that were seen cannot be recorded: {error.strerror}"
+    return ""
+
+
+def with_bars(found: Found, book: DeviceBook, now: float) -> Found:
+    """What was found, with the devices that are barred withheld too, and told.
+
+    Where the book cannot be read nobody knows what is barred: every device is withheld then.
+    """
+    devices = [device for node in found.inventory.nodes for device in node.devices]
+    try:
+        bars = [book.withheld(node, now) for node in found.inventory.nodes]
+        barred = {key: why for one in bars for key, why in one.items()}
+    except (BadBook, OSError) as error:
+        barred = {device.key: str(error) for device in devices}
+    if not barred:
+        return found
+    told = tuple(f"not used: {key}:" for key in barred)
+    both = {
+        key: "; ".join(filter(None, [found.withheld.get(key), why])) for key, why in barred.items()
+    }
+    notes = [text for text in found.notes if not text.startswith(told)]
+    notes += [f"not used: {key}: {why}" for key, why in both.items()]
+    return replace(found, withheld={**found.withheld, **both}, notes=tuple(notes))
 
 
 def of_report(report: NodeReport, here: Node) -> Found:

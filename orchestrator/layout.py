@@ -1,4 +1,6 @@
-"""Every path of a run: the durable run directory and the node's spool. No other module joins one.
+"""Every path of ours: run directories, the node's spool, what is remembered of this machine.
+
+No other module joins one.
 
 A run directory explains itself at any instant:
 
@@ -18,6 +20,10 @@ A run directory explains itself at any instant:
     checkpoints/        step-00000040/ …, and a link `best` to one of them
     quarantine/         checkpoints that did not verify, each with REASON.json
     supervisor.log ray.log
+
+Beside all runs, in MUSTER_HOME (default ~/.muster) or in the directory of a rehearsal node:
+
+    devices.json        bars, and faults that were seen; devices.json.lock while it changes
 """
 
 from __future__ import annotations
@@ -26,9 +32,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+HOME_VARIABLE = "MUSTER_HOME"
+"""Names the directory of what is remembered of this machine; not to be shared between machines."""
 
 _TMPFS = Path("/dev/shm")
 
@@ -196,6 +206,19 @@ class Spool:
         for directory in (self.root, self.ray):
             if directory.name.startswith("muster-"):
                 shutil.rmtree(directory, ignore_errors=True)
+
+
+def device_book(simulated: str, environment: Mapping[str, str]) -> Path:
+    """The record of this machine's devices, or of those of the rehearsal node in `simulated`."""
+    if simulated:
+        return Path(simulated) / "devices.json"
+    home = environment.get(HOME_VARIABLE) or str(Path.home() / ".muster")
+    return Path(home).expanduser().absolute() / "devices.json"
+
+
+def lock_beside(path: Path) -> Path:
+    """The lock file of a file that is replaced when it changes."""
+    return path.with_name(f"{path.name}.lock")
 
 
 def spooled_error(heartbeat: Path) -> Path:

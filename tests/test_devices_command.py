@@ -103,7 +103,7 @@ def test_a_variable_that_leads_nowhere(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "muster devices simulate" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["bar", "unbar", "check"])
+@pytest.mark.parametrize("command", ["check"])
 def test_what_is_not_built_says_so(command: str) -> None:
     """Refused by name, not unknown."""
     done = muster("devices", command, "ascend:3", "--reason", "x")

@@ -111,6 +111,24 @@ FAULTS: dict[str, Fault] = {
 }
 """Error code, as npu-smi prints it, to what it stands for."""
 
+ESCALATING = frozenset(
+    {
+        "80C98000",
+        "80C98008",
+        "80CB8008",
+        "80BB8000",
+        "80BB8008",
+        "80E01801",
+        "80DE1801",
+        "80B98000",
+        "80B98008",
+    }
+)
+"""Of these the ECC and module faults for which MindCluster separates a chip by hand at the second
+within 24 h (its faultCustomization.json, 2026). Patrol's 80E01809 and the bus errors of AI Core
+and AIV are not among them.
+"""
+
 
 @dataclass(frozen=True)
 class Judgement:

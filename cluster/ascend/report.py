@@ -147,6 +147,15 @@ def devices_of(report: NodeReport, node: str) -> tuple[tuple[Device, ...], dict[
     return tuple(found), withheld
 
 
+def codes_of(report: NodeReport) -> dict[str, tuple[str, ...]]:
+    """The error codes of each device that stated them, by names such as `ascend:3`."""
+    return {
+        f"{DeviceKind.ASCEND.value}:{one.physical}": one.codes
+        for one in report.devices
+        if isinstance(one.physical, int) and isinstance(one.codes, tuple)
+    }
+
+
 def _fabric(device: DeviceReport) -> Fabric:
     """By the model's name: npu-smi calls the dies of an A3 card just Ascend910."""
     if isinstance(device.model, Unmeasured):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ _WIDE = 128
 """Columns of a terminal that hold the whole table; in a narrower one it is two."""
 
 
-def show(report: NodeReport, cpus: CpuBudget) -> None:
-    """All devices, what keeps each from jobs, and the CPUs."""
+def show(report: NodeReport, cpus: CpuBudget, barred: Mapping[str, str] | None = None) -> None:
+    """All devices, what keeps each from jobs, bars by the device's name among it, and the CPUs."""
     console = _console()
     if report.tool is None:
         console.print("No Ascend devices: npu-smi was not found. Looked for")
@@ -34,6 +34,8 @@ def show(report: NodeReport, cpus: CpuBudget) -> None:
             console.print(f"  {place}", highlight=False, markup=False)
     else:
         _show_devices(console, report)
+    for name, why in (barred or {}).items():
+        _say(console, f"not to be used: {name}: {why}", "red")
     _show_cpus(console, cpus)
 
 

@@ -10,6 +10,7 @@ import click
 
 from orchestrator.cli import EXIT_FAILED, EXIT_USAGE
 from orchestrator.cli.common import fail, json_option, print_json
+from orchestrator.cli.device_bars import bar, unbar
 
 if TYPE_CHECKING:
     from cluster.ascend.report import NodeReport
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from cluster.simulated.node import SimulatedNode
 
 _LATER = {
-    "bar": "keeping a device from jobs",
-    "unbar": "keeping a device from jobs",
     "check": "checks of devices before a start",
 }
 """Sub-commands that are planned and not built: they say so instead of being unknown."""
@@ -45,6 +44,10 @@ def devices(ctx: click.Context, as_json: bool) -> None:
         fail(f"--json belongs behind the command: muster devices {ctx.invoked_subcommand} --json")
 
 
+devices.add_command(bar)
+devices.add_command(unbar)
+
+
 @devices.command("list")
 @json_option
 def list_devices(as_json: bool) -> None:
@@ -54,17 +57,21 @@ def list_devices(as_json: bool) -> None:
 
 def _list(*, as_json: bool) -> None:
     from cluster import cpu
+    from orchestrator.cli.device_bars import bars_of, with_bars
 
     report = look()
+    bars = bars_of(report)
     cpus = cpu.measure()
     if as_json:
         budget = {**vars(cpus), "numa": [vars(node) for node in cpus.numa]}
-        print_json({"schema": 1, **report.to_document(), "cpus": budget})
+        print_json({"schema": 1, **with_bars(report.to_document(), bars), "cpus": budget})
     else:
         from orchestrator.cli.device_table import show
 
-        show(report, cpus)
-    if report.tool is not None and not report.answered:
+        show(report, cpus, bars.reasons)
+    if bars.problem:
+        click.echo(bars.problem, err=True)
+    if bars.unreadable or (report.tool is not None and not report.answered):
         raise SystemExit(EXIT_FAILED)
 
 
