@@ -48,25 +48,29 @@ class Found:
 
 
 def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
-    """This machine with its devices of `kind`; takes as long as their tools do.
+    """This machine with its devices of `kind`, barred ones withheld; as long as their tools take.
 
     Raises cluster.ascend.place.NoSuchNode for a rehearsal node that is not there.
     """
+    found = look_for(kind, environment)
+    return with_bars(found, book_for(found.simulated, environment), time.time())
+
+
+def look_for(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
+    """The same without regard to bars; faults that were seen are recorded for them."""
     here = Node(LOCAL, _address(), cpu.measure())
     if kind is DeviceKind.ASCEND:
         return _ascend(here, environment)
     missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
-    found = Found(Inventory((here,)), missing=missing)
-    return with_bars(found, book_for("", environment), time.time())
+    return Found(Inventory((here,)), missing=missing)
 
 
 def _ascend(here: Node, environment: Mapping[str, str]) -> Found:
     report = probe(find(environment), environment)
     if report.tool is None:
         return Found(Inventory((here,)), missing="npu-smi was not found")
-    book, now = book_for(report.simulated, environment), time.time()
-    unrecorded = note(book, codes_of(report), now)
-    found = with_bars(of_report(report, here), book, now)
+    unrecorded = note(book_for(report.simulated, environment), codes_of(report), time.time())
+    found = of_report(report, here)
     return replace(found, notes=(*found.notes, *filter(None, [unrecorded])))
 
 

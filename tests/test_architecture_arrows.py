@@ -26,6 +26,7 @@ FOLDED = (
 
 RAY = {"cluster.ray_node"}
 RICH = {
+    "orchestrator.cli.device_check",
     "orchestrator.cli.device_table",
     "orchestrator.cli.plan",
     "orchestrator.cli.progress",
@@ -40,6 +41,7 @@ SUBPROCESS = {
     "cluster.ray_keeper",  # which starts Ray's driver
     "orchestrator.forkclient",  # the supervisor starts the fork server
     "orchestrator.supervisor",  # and ranks
+    "orchestrator.trials",  # tries devices before a start
 }
 SIGNAL = {
     "cluster.ascend.command",  # ends a tool that hangs
@@ -174,10 +176,10 @@ def test_what_touches_the_world_is_listed(package: str, allowed: set[str]) -> No
     assert importers(package) == allowed
 
 
-def test_mindspore_is_the_models_and_the_schedulers() -> None:
-    """Outside `model`, only the rendezvous scheduler imports MindSpore."""
+def test_mindspore_is_the_models_the_schedulers_and_the_trials() -> None:
+    """Outside `model`, only the rendezvous scheduler and a device's trial import MindSpore."""
     outside = {name for name in importers("mindspore") if not name.startswith("model.")}
-    assert outside == {"orchestrator.scheduler"}
+    assert outside == {"orchestrator.device_trial", "orchestrator.scheduler"}
 
 
 def test_click_is_the_command_lines() -> None:

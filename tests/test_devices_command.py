@@ -103,13 +103,6 @@ def test_a_variable_that_leads_nowhere(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "muster devices simulate" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["check"])
-def test_what_is_not_built_says_so(command: str) -> None:
-    """Refused by name, not unknown."""
-    done = muster("devices", command, "ascend:3", "--reason", "x")
-    assert done.exit_code == 2 and "not built yet" in done.stderr
-
-
 def test_making_a_node_and_switching_faults(tmp_path: Path) -> None:
     """It is made once, tells how to use it, and takes faults on and off."""
     root = str(tmp_path / "node")

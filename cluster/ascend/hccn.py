@@ -9,11 +9,13 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import TypeVar
 
 from cluster.ascend.values import Link, Measured, NetHealth, Unmeasured
 
 _Word = TypeVar("_Word", bound=enum.Enum)
+_PING = re.compile(r"(\d{1,6}) packets transmitted, (\d{1,6}) received", re.ASCII)
 _KEY = re.compile(r"address_(\d{1,6})", re.ASCII)
 
 
@@ -35,6 +37,37 @@ def parse_link(text: str) -> Measured[Link]:
 def parse_net_health(text: str) -> Measured[NetHealth]:
     """The word of `hccn_tool -i N -net_health -g`."""
     return _stated(text, "net health status", NetHealth, "health of the network")
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Echoes that a device's port sent to an address, and how many came back."""
+
+    address: str
+    sent: int
+    received: int
+
+
+def parse_gateway(text: str) -> Measured[str]:
+    """The address of `hccn_tool -i N -gateway -g`."""
+    return _one_address([value.partition(",")[0] for value in _values(text, "default gateway")])
+
+
+def parse_netdetect(text: str) -> Measured[str]:
+    """The address of `hccn_tool -i N -netdetect -g`, which net_health asks."""
+    return _one_address(_values(text, "netdetect address"))
+
+
+def _one_address(found: list[str]) -> Measured[str]:
+    return _address(found[0]) if len(found) == 1 else Unmeasured("none is configured")
+
+
+def parse_ping(text: str, address: str) -> Measured[Ping]:
+    """The counts of `hccn_tool -i N -ping -g address A`; the times of echoes are left out."""
+    found = _PING.findall(text)
+    if len(found) != 1 or int(found[0][1]) > int(found[0][0]):
+        return Unmeasured(f"hccn_tool states no result of a ping: {text.strip()[:60]!r}")
+    return Ping(address, int(found[0][0]), int(found[0][1]))
 
 
 def _stated(text: str, key: str, kind: type[_Word], what: str) -> Measured[_Word]:

@@ -61,6 +61,14 @@ def gather(place: Place, *, question: float, budget: float) -> Transcript:
     )
 
 
+def ask(
+    place: Place, questions: Iterable[Question], *, question: float, budget: float
+) -> Mapping[Question, Outcome]:
+    """Further questions, side by side, within about `budget` seconds."""
+    deadline = time.monotonic() + budget
+    return _side_by_side(partial(_ask, place, deadline, question), questions)
+
+
 def _ask(place: Place, deadline: float, limit: float, question: Question) -> Outcome:
     tool = place.npu_smi if question[0] == "npu-smi" else place.hccn_tool
     if tool is None:

@@ -29,6 +29,11 @@ def port(item: str, physical: int) -> Question:
     return ("hccn_tool", "-i", str(physical), f"-{item}", "-g")
 
 
+def ping(physical: int, address: str) -> Question:
+    """The question whether a device's network port reaches an address."""
+    return ("hccn_tool", "-i", str(physical), "-ping", "-g", "address", address)
+
+
 PORT_ITEMS = ("ip", "link", "net_health")
 
 

@@ -19,6 +19,12 @@ class _Kind:
 
 _CODES = r"[0-9A-Fa-f]{8}(,[0-9A-Fa-f]{8})*"
 _PROCESS = r"\d{1,7}/[A-Za-z0-9_.-]{1,24}/\d{1,6}"
+_FACTOR = r"[2-9]|[1-9]\d"
+_TAKES = {
+    _CODES: "codes of 8 hexadecimal digits, by comma",
+    _PROCESS: "PID/NAME/MB",
+    _FACTOR: "a whole number from 2 to 99",
+}
 
 KINDS: dict[str, _Kind] = {
     "lost": _Kind("must", "npu-smi no longer lists the device; /dev/davinciN stays"),
@@ -36,6 +42,8 @@ KINDS: dict[str, _Kind] = {
     "foreign": _Kind(
         "must", "a process PID/NAME/MB holds the device", _PROCESS, "4711/python/2048"
     ),
+    "slow": _Kind("must", "computes that many times slower in `devices check`", _FACTOR, "3"),
+    "wrong": _Kind("must", "computes wrongly in `devices check`"),
 }
 
 
@@ -109,8 +117,7 @@ def switch_off(faults: Iterable[Fault], text: str) -> tuple[Fault, ...]:
 def _expected(name: str, kind: _Kind) -> str:
     if not kind.value:
         return f"{name} takes no value"
-    what = "codes of 8 hexadecimal digits, by comma" if kind.value == _CODES else "PID/NAME/MB"
-    return f"{name} takes {what}, e.g. {name}:0={kind.default}"
+    return f"{name} takes {_TAKES[kind.value]}, e.g. {name}:0={kind.default}"
 
 
 def _kinds() -> str:

@@ -8,32 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli import EXIT_FAILED, EXIT_USAGE
+from orchestrator.cli import EXIT_FAILED
 from orchestrator.cli.common import fail, json_option, print_json
 from orchestrator.cli.device_bars import bar, unbar
+from orchestrator.cli.device_check import check
 
 if TYPE_CHECKING:
     from cluster.ascend.report import NodeReport
     from cluster.simulated.directory import NodeDirectory
     from cluster.simulated.node import SimulatedNode
 
-_LATER = {
-    "check": "checks of devices before a start",
-}
-"""Sub-commands that are planned and not built: they say so instead of being unknown."""
 
-
-class _Devices(click.Group):
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _LATER:
-            fail(
-                f"muster devices {cmd_name} is not built yet: it comes with {_LATER[cmd_name]}.",
-                EXIT_USAGE,
-            )
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=_Devices, invoke_without_command=True)
+@click.group(invoke_without_command=True)
 @json_option
 @click.pass_context
 def devices(ctx: click.Context, as_json: bool) -> None:
@@ -46,6 +32,7 @@ def devices(ctx: click.Context, as_json: bool) -> None:
 
 devices.add_command(bar)
 devices.add_command(unbar)
+devices.add_command(check)
 
 
 @devices.command("list")

@@ -1,0 +1,220 @@
+"""The pre-flight of this node: look at every device, then try those that may be touched.
+
+A device that is ill, in use by somebody or left out by a variable is looked at and never tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from cluster import cpu, preflight
+from cluster.ascend.pings import pings
+from cluster.ascend.place import find
+from cluster.ascend.probe import probe
+from cluster.ascend.report import DeviceReport, codes_of, devices_of
+from cluster.ascend.values import Measured, Unmeasured
+from cluster.bars import name_of, reasons
+from cluster.device import Device, DeviceKind
+from cluster.preflight import Check, Product, Reduced, Result, unmeasured
+from cluster.simulated.directory import NodeDirectory
+from cluster.simulated.node_file import load
+from orchestrator import trials
+from orchestrator.device_book import book_for
+from orchestrator.found import LOCAL, SIMULATED, look_for, note
+from orchestrator.trials import Subject
+
+RANK_GB = 0.4
+"""Memory that one rank of an all-reduce takes on the CPU backend."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A device with what a look at it told; `kept_out` says why it is not to be tried."""
+
+    subject: Subject
+    results: tuple[Result, ...] = ()
+    kept_out: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.subject.name
+
+
+@dataclass(frozen=True)
+class Node:
+    """What there is to check. `simulated` as in Found; `missing`: the kind cannot be looked for."""
+
+    kind: DeviceKind
+    candidates: tuple[Candidate, ...] = ()
+    simulated: str = ""
+    missing: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to try: seconds for each stage, the limit for slow, whether to try at all."""
+
+    timeout: float = 120.0
+    slow: float = preflight.SLOW
+    trials: bool = True
+    say: Callable[[str], None] = field(default=lambda text: None)
+
+
+def look_at(kind: DeviceKind, environment: Mapping[str, str]) -> Node:
+    """Everything that can be told without trying. Raises NoSuchNode, BadBook, OSError (book)."""
+    if kind is DeviceKind.ASCEND:
+        return _ascend(environment)
+    if kind is DeviceKind.CPU:
+        return Node(kind, _cpus())
+    return _others(kind, environment)
+
+
+def _ascend(environment: Mapping[str, str]) -> Node:
+    place = find(environment)
+    report = probe(place, environment)
+    if report.tool is None:
+        return Node(DeviceKind.ASCEND, missing="npu-smi was not found")
+    book, now = book_for(report.simulated, environment), time.time()
+    noted = note(book, codes_of(report), now)
+    devices, _ = devices_of(report, SIMULATED if report.simulated else LOCAL)
+    by_id = {one.physical: one for one in report.devices}
+    echoes = pings(place, [d.index for d in devices if isinstance(by_id[d.index].ip, str)])
+    barred = book.barred(devices, now)
+    candidates = []
+    for device in devices:
+        one, name = by_id[device.index], name_of(device)
+        echo = echoes.get(device.index, Unmeasured("it has no address"))
+        why = reasons(barred.get(device.key, ()), now)
+        results = (*preflight.look(name, one, echo), preflight.barred(name, why))
+        subject = _subject(device, report.simulated)
+        candidates.append(Candidate(subject, results, _kept_out(one)))
+    notes = tuple(filter(None, [*report.problems, noted]))
+    return Node(DeviceKind.ASCEND, tuple(candidates), report.simulated, notes=notes)
+
+
+def _kept_out(report: DeviceReport) -> str:
+    """Why no process of ours may touch the device; a bar does not, for who lifts it wants to know.
+
+    Whose processes are unknown may be in use.
+    """
+    if report.withheld:
+        return report.withheld
+    unknown = (report.processes, report.logical)
+    return next((value.why for value in unknown if isinstance(value, Unmeasured)), "")
+
+
+def _subject(device: Device, simulated: str) -> Subject:
+    subject = Subject(name_of(device), device, simulated=bool(simulated))
+    if not simulated:
+        return subject
+    node = load(NodeDirectory(Path(simulated)).file)
+    slow, wrong = (node.fault(kind, device.index) for kind in ("slow", "wrong"))
+    return replace(subject, slow=int(slow.value) if slow else 1, wrong=wrong is not None)
+
+
+def _cpus() -> tuple[Candidate, ...]:
+    """A NUMA node each, by its first CPU that may be used."""
+    budget = cpu.measure()
+    groups = [node.cpus for node in budget.numa] or [budget.cpus]
+    return tuple(
+        Candidate(Subject(f"cpu:{number}", Device(DeviceKind.CPU, LOCAL, number), cpus=cpus[:1]))
+        for number, cpus in enumerate(groups)
+        if cpus
+    )
+
+
+def _others(kind: DeviceKind, environment: Mapping[str, str]) -> Node:
+    """Devices of which only the judgement is known: withheld or not."""
+    found = look_for(kind, environment)
+    devices = [device for node in found.inventory.nodes for device in node.devices]
+    now = time.time()
+    barred = book_for(found.simulated, environment).barred(devices, now)
+    return Node(
+        kind,
+        tuple(
+            Candidate(
+                _subject(device, found.simulated),
+                (
+                    _judged(name_of(device), found.withheld.get(device.key, "")),
+                    preflight.barred(name_of(device), reasons(barred.get(device.key, ()), now)),
+                ),
+                found.withheld.get(device.key, ""),
+            )
+            for device in devices
+        ),
+        found.simulated,
+        found.missing,
+        found.notes,
+    )
+
+
+def _judged(name: str, why: str) -> Result:
+    return (
+        preflight.failed(name, Check.HEALTH, why) if why else preflight.passed(name, Check.HEALTH)
+    )
+
+
+def examine(node: Node, environment: Mapping[str, str], effort: Effort) -> list[Result]:
+    """All results of the node's candidates, those of trials included."""
+    told = [result for candidate in node.candidates for result in candidate.results]
+    return told + (_tried(node.candidates, environment, effort) if effort.trials else [])
+
+
+def _tried(
+    candidates: Sequence[Candidate], environment: Mapping[str, str], effort: Effort
+) -> list[Result]:
+    subjects = [one.subject for one in candidates if not one.kept_out]
+    kept_out = [
+        unmeasured(one.name, check, f"not tried: {one.kept_out}")
+        for one in candidates
+        if one.kept_out
+        for check in (Check.PRODUCT, Check.ALL_REDUCE)
+    ]
+    if not subjects:
+        return kept_out
+    cpus = cpu.measure().cpus
+    found = trials.products(
+        subjects,
+        environment,
+        cpus,
+        at_once=trials.width(cpus, _free_gb()),
+        timeout=effort.timeout,
+        say=effort.say,
+    )
+    judged = preflight.judge_products(found, slow=effort.slow)
+    reduced = preflight.judge_all_reduce(_reduced(subjects, found, environment, effort))
+    return [*judged.values(), *reduced.values(), *kept_out]
+
+
+def _reduced(
+    subjects: Sequence[Subject],
+    products: Mapping[str, Measured[Product]],
+    environment: Mapping[str, str],
+    effort: Effort,
+) -> dict[str, Measured[Reduced]]:
+    """The all-reduce of those that could multiply; nothing for a device that is alone."""
+    able = [one for one in subjects if isinstance(products[one.name], Product)]
+    if len(subjects) < 2:
+        return {}
+    found: dict[str, Measured[Reduced]] = {
+        one.name: Unmeasured("not tried: its matrix product gave no answer")
+        for one in subjects
+        if one not in able
+    }
+    need = RANK_GB * (len(able) + 1)
+    if len(able) < 2:
+        return found | {one.name: Unmeasured("no other device is left") for one in able}
+    if _free_gb() < need:
+        why = Unmeasured(f"needs {need:.1f} GB of memory, {_free_gb():.1f} GB are free")
+        return found | {one.name: why for one in able}
+    return found | trials.all_reduce(able, environment, timeout=effort.timeout, say=effort.say)
+
+
+def _free_gb() -> float:
+    return float(psutil.virtual_memory().available) / 2**30
