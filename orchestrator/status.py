@@ -138,6 +138,7 @@ def document(view: RunView) -> dict[str, Any]:
         "state": view.state.value,
         "reason": view.reason,
         "run_dir": str(view.directory.root),
+        "simulated": bool(ledger.simulated),
         "attempt": ledger.attempt,
         "restarts": dict(ledger.restarts),
         "step": step if step >= 0 else (ledger.best_step or None),
