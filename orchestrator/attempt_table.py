@@ -58,11 +58,14 @@ class AttemptTable:
             )
         return errors, warnings
 
-    def write(self) -> None:
-        """Put the file there, read-only. Raises BadTable, OSError (FileExistsError: not twice)."""
+    def check(self) -> None:
+        """Raises BadTable for a table that HCCL would refuse."""
         errors, _ = self.findings()
         if errors:
             raise BadTable("\n".join(errors))
+
+    def write(self) -> None:
+        """Put the file there, read-only. Raises OSError (FileExistsError: not twice)."""
         write_bytes(self.path, text_of(self.table).encode(), replace=False)
         os.chmod(self.path, 0o444)
 

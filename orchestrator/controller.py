@@ -150,6 +150,8 @@ class Controller:
         files = self.directory.attempt(number)
         try:
             plan = self._plan(number, allocation, chosen)
+            if plan.table is not None:
+                plan.table.check()
             files.create()
             write_json(files.plan, plan.to_document())
             if plan.table is not None:

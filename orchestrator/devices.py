@@ -106,7 +106,7 @@ class Devices:
     def _choose(self, found: Found) -> Placement | Refusal:
         """Without the devices that this run has blamed, if there are others."""
         if found.missing:
-            return Refusal(f"no {self._spec.resources.device.value} device here: {found.missing}")
+            return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
         chosen = self._allocated(found, {**blamed, **found.withheld})
         if isinstance(chosen, Refusal) and blamed:
@@ -145,3 +145,10 @@ class Devices:
         while time.monotonic() < until:
             self._pump(_TICK)
         self._seen = None
+
+
+def _none_here(kind: DeviceKind, missing: str) -> str:
+    told = f"no {kind.value} device here: {missing}"
+    if kind is DeviceKind.ASCEND:
+        told += "; `muster devices simulate --model 910B3` makes a node to rehearse on"
+    return told

@@ -135,7 +135,10 @@ def _break_device(kind: str) -> Callable[[Fault, Target], None]:
         device = target.devices.get(-1 if fault.rank is None else fault.rank)
         if not target.simulated or device is None:
             raise FaultError("only a rehearsal node's devices can be broken on purpose")
-        rehearsal.break_node(Path(target.simulated), f"{kind}:{device}")
+        try:
+            rehearsal.break_node(Path(target.simulated), f"{kind}:{device}")
+        except ValueError as error:
+            raise FaultError(str(error)) from error
         _signal_rank(signal.SIGKILL)(fault, target)
 
     return harm

@@ -32,6 +32,11 @@ class Place:
     device: str
     cpus: tuple[int, ...]
 
+    @property
+    def index(self) -> int:
+        """The physical id of the device."""
+        return int(self.device.partition(":")[2])
+
 
 @dataclass(frozen=True)
 class RunView:
