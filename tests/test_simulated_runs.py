@@ -165,7 +165,7 @@ def test_a_table_that_hccl_would_refuse_starts_nothing(
 def test_the_real_trainer_runs_as_an_ascend_job(rehearsal: NodeDirectory, tmp_path: Path) -> None:
     """Two MindSpore ranks on rehearsal devices train, lose one with its device, and finish."""
     make(tmp_path / "data", Recipe(images=16, val_images=4, seed=3, size=64))
-    file = training_job(tmp_path, "ascend", 3, max_steps=8)
+    file = training_job(tmp_path, "ascend", 3, training_shape=64, max_steps=8)
     document = yaml.safe_load(file.read_text())
     document["resources"] = {"device": "ascend", "ranks": 2}
     file.write_text(yaml.safe_dump(document))
