@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cluster.allocate import Placement, Refusal, allocate
@@ -81,7 +81,7 @@ class Devices:
 
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank."""
-        if self._spec.resources.device is DeviceKind.CPU:
+        if self._spec.resources.device.is_slot:
             return {}
         self._seen = None  # what was so before the failure says nothing of it
         try:
@@ -119,17 +119,24 @@ class Devices:
     def _look(self) -> Found:
         """What is there now, or was two seconds ago: a stop and the next start look once."""
         if self._seen is None or time.monotonic() - self._seen[0] > _FRESH:
-            future = self._worker.submit(self._find)
-            while not future.done():
-                self._pump(_TICK)
-            self._seen = (time.monotonic(), self._result(future))
+            found = self._checked(self._found())
+            self._seen = (time.monotonic(), found)
         return self._seen[1]
 
-    def _result(self, future: Future[Found]) -> Found:
+    def _found(self) -> Found:
+        """Raises Unstartable for a rehearsal node that is not there."""
+        if self._spec.resources.device.is_slot:
+            return self._find()  # no tool is asked: done before a thread would be
+        future = self._worker.submit(self._find)
+        while not future.done():
+            self._pump(_TICK)
         try:
-            found = future.result()
+            return future.result()
         except NoSuchNode as error:
             raise Unstartable(FailureClass.USER, str(error)) from error
+
+    def _checked(self, found: Found) -> Found:
+        """Raises Unstartable if the run would change between hardware and rehearsal."""
         ledger = self._recorder.ledger
         if ledger.simulated is not None and ledger.simulated != bool(found.simulated):
             before, now = ("hardware", "simulated devices")[:: -1 if ledger.simulated else 1]
