@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.ascend.report import NodeReport
 from cluster.ascend.table_facts import server_facts
 from cluster.ascend.values import Unmeasured
-from cluster.rank_table import Model, RankTable, ServerFacts, Severity, make, text_of
+from cluster.rank_table import Model, RankTable, ServerFacts, Severity, make, merge, text_of
 from cluster.simulated.node import SimulatedNode
 from tests.simulated import node, report
 
@@ -439,6 +439,9 @@ CONTRADICTIONS: tuple[Contradiction, ...] = (
                   pair("link-down:0", model="A3")),
     Contradiction("RT615", "link down, one server", of(pair()), pair("link-down:0"), W),
     Contradiction("RT615", "link down, one super-pod", POD_TABLE,
+                  pair("link-down:0", model="A3"), W),
+    Contradiction("RT615", "link down, two servers of one super-pod",
+                  merge([POD_TABLE, make([(facts(8, [0, 1], pod="0"), [0, 1])])]),
                   pair("link-down:0", model="A3"), W),
     Contradiction("RT616", "another SDID", altered(POD_TABLE, sdid=1), pair(model="A3")),
     Contradiction("RT617", "another super-pod",

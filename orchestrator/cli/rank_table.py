@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,6 @@ from cluster.rank_table import (
     Checked,
     Model,
     RankTable,
-    ServerFacts,
     check_file,
     check_table,
     differences,
@@ -24,12 +23,11 @@ from cluster.rank_table import (
     merge,
     text_of,
 )
-from cluster.rank_table import hccn_conf as hccn
 from orchestrator.cli import EXIT_FAILED, EXIT_NOT_FOUND
 from orchestrator.cli.common import fail, json_option, print_json
 from orchestrator.cli.table_findings import counted, document_of, show
 from orchestrator.cli.table_live import Compared, ThisNode, about, ask, compare, servers_here
-from orchestrator.cli.table_servers import Servers, by_device, device_ids, servers_in
+from orchestrator.cli.table_servers import device_ids, one_server, servers_in
 from orchestrator.jobfile import JobFileError
 from orchestrator.layout import write_bytes
 
@@ -134,7 +132,7 @@ def make_command(
         if servers_file:
             servers = servers_in(servers_file)
         elif by_hand:
-            servers = _one_server(server or "", devices or "", ips, hccn_conf, super_pod, sdids)
+            servers = one_server(server or "", devices or "", ips, hccn_conf, super_pod, sdids)
         else:
             ids = device_ids(devices) if devices else None
             node = ask("; with --ip or --hccn-conf, or --servers, nothing is asked")
@@ -228,29 +226,6 @@ def _check_out(out: str | None, *, as_json: bool) -> None:
         fail("-o - and --json both want stdout")
     if out not in (None, "-") and Path(out or "").suffix != ".json":
         fail(f"{out}: HCCL reads no table whose name does not end in .json")
-
-
-def _one_server(
-    server: str,
-    devices: str,
-    ips: Iterable[str],
-    hccn_conf: str | None,
-    super_pod: str | None,
-    sdids: Iterable[str],
-) -> Servers:
-    ids = device_ids(devices)
-    given = by_device(ips, "--ip", ids)
-    numbers = by_device(sdids, "--sdid", ids)
-    if wrong := [text for text in numbers.values() if not (text.isascii() and text.isdigit())]:
-        raise ValueError(f"--sdid {', '.join(wrong)}: expected a number")
-    addresses = {number: tuple(text.split(",")) for number, text in given.items()}
-    if hccn_conf is not None:
-        try:
-            addresses = hccn.addresses(Path(hccn_conf).read_text(errors="replace")) | addresses
-        except OSError as error:
-            raise ValueError(f"--hccn-conf {hccn_conf}: {error.strerror}") from error
-    sdid_of = {number: int(text) for number, text in numbers.items()}
-    return [(ServerFacts(server, addresses, sdid_of, super_pod), ids)]
 
 
 def _write(
