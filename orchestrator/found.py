@@ -52,7 +52,7 @@ def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
 
     Raises cluster.ascend.place.NoSuchNode for a rehearsal node that is not there.
     """
-    here = Node(LOCAL, _address(), cpu.measure())
+    here = Node(LOCAL, own_address(), cpu.measure())
     if kind is DeviceKind.ASCEND:
         return _ascend(here, environment)
     missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
@@ -91,7 +91,7 @@ def of_report(report: NodeReport, here: Node) -> Found:
     )
 
 
-def _address() -> str:
+def own_address() -> str:
     """This machine's address as others see it: that of the way out; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
         try:
