@@ -11,15 +11,16 @@ import contextlib
 import enum
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from cluster.allocate import Placement, Refusal, allocate
-from cluster.device import Inventory
 from cluster.ports import lease_port
 from orchestrator import drill, resume, sources
 from orchestrator.attempt import UnderWay, Unstartable
+from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
+from orchestrator.devices import Allocation, Devices
+from orchestrator.found import Found
 from orchestrator.gang import Gang
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
 from orchestrator.journal import JournalError
@@ -29,9 +30,9 @@ from orchestrator.layout import RunDirectory, Spool, write_json
 from orchestrator.ledger import Ledger
 from orchestrator.link import Message
 from orchestrator.node import LocalNode, NodeError
-from orchestrator.plan import Attempt, LaunchPlan, make_plan, request_for
+from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
 from orchestrator.recorder import Recorder, Viewer
-from orchestrator.spec import JobSpec, LaunchMode
+from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
 
 _TICK = 0.1
@@ -67,7 +68,7 @@ class Controller:
     directory: RunDirectory
     spool: Spool
     node: LocalNode
-    inventory: Callable[[], Inventory]
+    find: Callable[[], Found]
     environment: Mapping[str, str]
     watcher: Watcher
     faults: list[drill.Fault] = field(default_factory=list)
@@ -79,6 +80,8 @@ class Controller:
             self.directory, self._recorder, keep=self.spec.checkpoint.keep
         )
         self._judge = Judge(self.spec, self._recorder, self._keeper)
+        self._devices = Devices(self.spec, self.find, self._recorder, self._pump)
+        self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
 
@@ -112,6 +115,7 @@ class Controller:
             self._recorder.lose_voice(error)
             return Outcome.FAILED
         finally:
+            self._devices.close()
             self._keeper.close()
 
     def _look(self) -> None:
@@ -140,21 +144,27 @@ class Controller:
         """Allocate, plan, start. Raises Unstartable before anything was begun."""
         number = max(self.ledger.attempt, *self.directory.attempts(), 0) + 1
         digest = self._sources()
-        placement = self._allocate()
+        allocation = self._devices.allocate(recovering=self._recovering)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()
         files = self.directory.attempt(number)
         try:
-            plan = self._plan(number, placement, chosen)
+            plan = self._plan(number, allocation, chosen)
+            if plan.table is not None:
+                plan.table.check()
             files.create()
             write_json(files.plan, plan.to_document())
+            if plan.table is not None:
+                plan.table.write()
+        except BadTable as error:
+            raise Unstartable(FailureClass.USER, str(error)) from error
         except OSError as error:
             raise Unstartable(FailureClass.STORAGE, f"attempt {number}: {error}") from error
         self._judge.attempt_begins()
         self.way = way = UnderWay(Gang(plan, files), chosen, allocated_at)
         self._recorder.record(
             "attempt",
-            _starting(chosen),
+            _starting(chosen, plan),
             state=JobState.STARTING,
             attempt=number,
             resumed_step=way.resumed_step,
@@ -162,7 +172,9 @@ class Controller:
             digest=chosen.digest if chosen else None,
             port=plan.attempt.port,
             sources=digest,
-            notes=list(plan.notes),
+            rank_table=asdict(plan.table.file) if plan.table else None,
+            simulated=bool(plan.simulated),
+            notes=[*allocation.found.notes, *plan.notes],
         )
         self.node.start(number, plan)
         return way
@@ -179,19 +191,20 @@ class Controller:
             )
         return digest
 
-    def _allocate(self) -> Placement:
-        placement = allocate(self.inventory(), request_for(self.spec))
-        if isinstance(placement, Refusal):
-            raise Unstartable(FailureClass.USER, placement.reason)
-        return placement
-
-    def _plan(self, number: int, placement: Placement, chosen: Verified | None) -> LaunchPlan:
+    def _plan(self, number: int, allocation: Allocation, chosen: Verified | None) -> LaunchPlan:
+        simulated = allocation.found.simulated
         port = None
-        if self.spec.launch.mode is LaunchMode.DYNAMIC:
+        if needs_port(self.spec, simulated=bool(simulated)):
             port = self.node.hold_port(lease_port())
-        attempt = Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port)
         return make_plan(
-            self.spec, placement, attempt, self.directory, self.spool, self.environment
+            self.spec,
+            allocation.placement,
+            Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
+            self.directory,
+            self.spool,
+            self.environment,
+            facts=allocation.found.facts,
+            simulated=simulated,
         )
 
     # -- watch ------------------------------------------------------------------------------
@@ -291,8 +304,14 @@ class Controller:
         """What a drill may break."""
         views = self.way.gang.views if self.way else ()
         pids = {v.rank: v.pid for v in views if v.pid is not None and v.exit is None}
+        plan = self.way.gang.plan if self.way else None
         return drill.Target(
-            pids, self.node.supervisor_pid, self.node.ray_pids(), self.directory.checkpoints
+            pids,
+            self.node.supervisor_pid,
+            self.node.ray_pids(),
+            self.directory.checkpoints,
+            plan.devices if plan else {},
+            plan.simulated if plan else "",
         )
 
     # -- ends -------------------------------------------------------------------------------
@@ -310,8 +329,10 @@ class Controller:
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
             stepped_before=stepped_before,
+            device_faults=self._devices.faults(way.gang.plan.placement),
         )
         self.way = None
+        self._recovering = True
         if not decision.retry:
             return False
         self._wait(decision.delay)
@@ -384,10 +405,15 @@ class Controller:
         return Outcome.FAILED
 
 
-def _starting(chosen: Verified | None) -> str:
-    if chosen is None:
-        return "starting fresh"
-    return f"resuming from step {chosen.step} ({chosen.digest[:12]})"
+def _starting(chosen: Verified | None, plan: LaunchPlan) -> str:
+    told = "starting fresh"
+    if chosen is not None:
+        told = f"resuming from step {chosen.step} ({chosen.digest[:12]})"
+    if plan.simulated:
+        told += " on simulated devices"
+    if plan.table is not None:
+        told += f", rank table {plan.table.file.sha256[:12]}"
+    return told
 
 
 def _without(message: Message, *keys: str) -> dict[str, Any]:

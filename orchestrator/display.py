@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.controller import Controller
+from orchestrator.found import LOCAL
 from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
 from orchestrator.states import JobState, RankState
@@ -127,19 +128,23 @@ def _headline(summary: dict[str, Any]) -> Text:
     ]
     if summary["checkpoint"]:
         parts.append(f"checkpoint {summary['checkpoint']['step']}")
+    if summary["simulated"]:
+        parts.append("simulated devices")
     return Text("  ".join(parts), style="bold")
 
 
 def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One row a rank."""
     table = Table(
-        "rank", "state", "pid", "CPUs", "step", "step time", "heartbeat", "memory", "failed first",
+        "rank", "state", "device", "pid", "CPUs", "step", "step time", "heartbeat", "memory",
+        "failed first",
         box=None, header_style="bold", pad_edge=False,
     )  # fmt: skip
     for row in rows:
         table.add_row(
             str(row["rank"]),
             Text(row["state"], style=_STYLES.get(row["state"], "")),
+            row["device"] or "",
             _shown(row["pid"]),
             ",".join(map(str, row["cpus"])),
             _shown(row["step"]),
@@ -151,9 +156,16 @@ def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _where(row: dict[str, Any]) -> str:
+    """The device, with the node that it is of unless that is this machine."""
+    if row["device"] is None:
+        return ""
+    return row["device"] if row["node"] == LOCAL else f"{row['node']}/{row['device']}"
+
+
 def print_status(view: RunView, *, ranks: bool) -> None:
     """`muster status` for a person."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
     summary = document(view)
     console.print(_headline(summary))
     console.print(f"reason: {summary['reason']}", soft_wrap=True)
@@ -194,7 +206,7 @@ _SPLIT = (
 
 
 def _print_incident(console: Console, number: int, one: dict[str, Any]) -> None:
-    who = "" if one["rank"] is None else f"rank {one['rank']} on {one['device']}: "
+    who = "" if one["rank"] is None else f"rank {one['rank']} on {_where(one)}: "
     console.print(
         f"[bold]incident {number}[/] attempt {one['attempt']}: {who}{one['cause']}; "
         f"class {one['class']} by rule: {one['rule']}",

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,17 @@ class Fault:
 
 @dataclass(frozen=True)
 class Target:
-    """What of a run can be broken. `supervisor` and `ray` are None where unknown."""
+    """What of a run can be broken. `supervisor` and `ray` are None where unknown.
+
+    `devices` has the physical id of each rank's device, `simulated` the rehearsal node it is of.
+    """
 
     pids: Mapping[int, int]
     supervisor: int | None
     ray: tuple[int, ...]
     checkpoints: Path
+    devices: Mapping[int, int] = field(default_factory=dict)
+    simulated: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,24 @@ def _signal_rank(number: int) -> Callable[[Fault, Target], None]:
     return send
 
 
+def _break_device(kind: str) -> Callable[[Fault, Target], None]:
+    """A fault of the rank's rehearsal device, and the end of the process that works on it."""
+
+    def harm(fault: Fault, target: Target) -> None:
+        from cluster.simulated import rehearsal
+
+        device = target.devices.get(-1 if fault.rank is None else fault.rank)
+        if not target.simulated or device is None:
+            raise FaultError("only a rehearsal node's devices can be broken on purpose")
+        try:
+            rehearsal.break_node(Path(target.simulated), f"{kind}:{device}")
+        except ValueError as error:
+            raise FaultError(str(error)) from error
+        _signal_rank(signal.SIGKILL)(fault, target)
+
+    return harm
+
+
 def _kill_supervisor(_: Fault, target: Target) -> None:
     if target.supervisor is None:
         raise FaultError("the run has no supervisor now")
@@ -162,6 +185,12 @@ KINDS: dict[str, _Kind] = {
     "kill-rank": _Kind(_signal_rank(signal.SIGKILL), True, "SIGKILL to a rank"),
     "term-rank": _Kind(_signal_rank(signal.SIGTERM), True, "SIGTERM to a rank"),
     "hang-rank": _Kind(_signal_rank(signal.SIGSTOP), True, "SIGSTOP: the rank stands still"),
+    "lose-device": _Kind(
+        _break_device("lost"), True, "the rank's simulated device vanishes, its process dies"
+    ),
+    "alarm-device": _Kind(
+        _break_device("alarm"), True, "an alarm on the rank's simulated device, its process dies"
+    ),
     "kill-supervisor": _Kind(_kill_supervisor, False, "SIGKILL to the node's supervisor"),
     "kill-ray": _Kind(_kill_ray, False, "SIGKILL to the raylet"),
     "corrupt-checkpoint": _Kind(_damage(_flip_byte), False, "one byte of the newest flips"),

@@ -24,6 +24,7 @@ def collect(
     stepped_before: bool,
     lived: float,
     oom_killed: bool,
+    device_fault: str = "",
 ) -> Evidence:
     """The evidence about the first failure, read when the gang is down.
 
@@ -45,6 +46,7 @@ def collect(
         oom_killed=oom_killed and signal == 9,
         before_first_step=not stepped_before and not _has_stepped(view, lived),
         start_errno=view.start_errno if view is not None else None,
+        device_fault=device_fault,
     )
 
 
@@ -57,7 +59,7 @@ def _has_stepped(view: RankView | None, lived: float) -> bool:
 
 def describe(suspect: Suspect, evidence: Evidence, view: RankView | None) -> list[str]:
     """The evidence as lines for a person: the sign, the exit, the error, the end of the log."""
-    lines = [suspect.cause]
+    lines = [suspect.cause, *filter(None, [evidence.device_fault])]
     if evidence.exit_code is not None or evidence.signal is not None:
         lines.append(describe_exit(evidence.exit_code, evidence.signal))
     if view is not None and view.error is not None:

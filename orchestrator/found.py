@@ -25,13 +25,15 @@ SIMULATED = "simulated"
 class Found:
     """An inventory, devices in it that may not be used, and what a reader should know of it.
 
-    `withheld` and `concerns` go by the device's key, `facts` (for rank tables) by the node's
+    `withheld`, `unwell` (those of them whose tools call them faulty) and `concerns` go by the
+    device's key, `facts` (for rank tables) by the node's
     name. `simulated` is the directory of a rehearsal node, `missing` says why devices of the
     kind that was asked for could not be looked for; both are empty otherwise.
     """
 
     inventory: Inventory
     withheld: Mapping[str, str] = field(default_factory=dict)
+    unwell: Mapping[str, str] = field(default_factory=dict)
     concerns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     facts: Mapping[str, ServerFacts] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
 
 def look_for(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
     """The same without regard to bars; faults that were seen are recorded for them."""
-    here = Node(LOCAL, _address(), cpu.measure())
+    here = Node(LOCAL, own_address(), cpu.measure())
     if kind is DeviceKind.ASCEND:
         return _ascend(here, environment)
     missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
@@ -112,12 +114,8 @@ def of_report(report: NodeReport, here: Node) -> Found:
     if report.simulated:
         here = replace(here, name=SIMULATED)
     devices, withheld = devices_of(report, here.name)
-    concerns = {
-        device.key: one.concerns
-        for device in devices
-        for one in report.devices
-        if one.physical == device.index
-    }
+    reports = {one.physical: one for one in report.devices}
+    named = [(device.key, reports[device.index]) for device in devices]
     notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
     if report.simulated:
         notes.insert(
@@ -128,14 +126,15 @@ def of_report(report: NodeReport, here: Node) -> Found:
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
-        concerns,
+        {key: one.why for key, one in named if not one.usable},
+        {key: one.concerns for key, one in named},
         {here.name: server_facts(report, here.address)},
         tuple(notes),
         report.simulated,
     )
 
 
-def _address() -> str:
+def own_address() -> str:
     """This machine's address as others see it: that of the way out; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
         try:

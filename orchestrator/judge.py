@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 from orchestrator import drill, evidence, incident
 from orchestrator.attempt import OpenFault, UnderWay
@@ -38,8 +40,12 @@ class Judge:
         *,
         seen_at: float,
         stepped_before: bool,
+        device_faults: Mapping[int, str],
     ) -> Decision:
-        """The decision about a failed attempt. `stepped_before`: an earlier one made a step."""
+        """The decision about a failed attempt. `stepped_before`: an earlier one made a step.
+
+        `device_faults`: what is wrong with the devices of ranks, by their tools, now.
+        """
         suspect = _blame(way, suspect)
         view = way.gang.view(suspect.rank)
         found = evidence.collect(
@@ -49,8 +55,11 @@ class Judge:
             stepped_before=stepped_before,
             lived=way.gang.lived,
             oom_killed=self._oom_happened(),
+            device_fault="; ".join(device_faults.values()),
         )
         finding = classify(found, self._spec.restart.rules)
+        if finding.failure.blames_device:
+            suspect = _blame_device(suspect, device_faults)
         if found.bad_checkpoint and way.chosen is not None:
             # It verified, but a rank could not load it: never offer it again.
             self._keeper.quarantine(Broken(way.chosen.path, way.chosen.step, found.error_message))
@@ -122,6 +131,14 @@ def _blame(way: UnderWay, suspect: Suspect) -> Suspect:
     """The earliest sign among all that came in until the gang was down."""
     earlier = first_failure(way.gang.observe(), Limits({}, math.inf))
     return earlier if earlier is not None and earlier.at < suspect.at else suspect
+
+
+def _blame_device(suspect: Suspect, faults: Mapping[int, str]) -> Suspect:
+    """The rank whose device is at fault: peers may have died of it before it did."""
+    if not faults:
+        return suspect
+    rank = min(faults, key=lambda rank: (rank != suspect.rank, rank))
+    return replace(suspect, rank=rank, cause=f"{faults[rank]}; {suspect.cause}")
 
 
 def _headline(suspect: Suspect, finding: Finding) -> str:

@@ -5,6 +5,7 @@ Standard library only (supervisor and fork server use it).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -17,6 +18,28 @@ from orchestrator import processes
 
 MARK = "MUSTER_RUN_ID"
 """Environment variable that marks every process of a run, to find what escaped."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The rank table that a rank is to read, and the SHA-256 of what was written there."""
+
+    path: str
+    sha256: str
+
+    def changed(self) -> str:
+        """Why the file is not the one that was written; empty: it is."""
+        try:
+            with open(self.path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"rank table {self.path}: {error.strerror}"
+        if digest == self.sha256:
+            return ""
+        return (
+            f"rank table {self.path} has changed since it was written: "
+            f"its sha256 is {digest}, not {self.sha256}"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,8 @@ class ProcessPlan:
     error_file: str | None
     start: str  # fork, spawn, or auto: fork, and spawn if the fork server refuses
     batch: bool = False  # SCHED_BATCH: computes, and lets whoever wakes it wait for a moment
+    table: TableFile | None = None
+    preamble: str = ""  # the first line of its log
 
     @property
     def label(self) -> str:
@@ -54,6 +79,7 @@ class ProcessPlan:
                 "arguments": tuple(document["arguments"]),
                 "argv": tuple(document["argv"]),
                 "cpus": tuple(document["cpus"]),
+                "table": None if document["table"] is None else TableFile(**document["table"]),
             }
         )
 

@@ -12,6 +12,7 @@ A run directory explains itself at any instant:
     reserve             room for last words: given up when the disk is full
     attempts/001/       one directory an attempt, never reused
         plan.json       what was started where
+        rank_table.json what HCCL reads, on Ascend devices; read-only
         exits.jsonl     each process's end, written by the supervisor
         beats.json      each rank's last heartbeat, written when the attempt has ended
         logs/           rank-0.log … scheduler.log, raw
@@ -115,6 +116,10 @@ class AttemptDirectory:
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def rank_table(self) -> Path:
+        return self.root / "rank_table.json"
 
     @property
     def exits(self) -> Path:

@@ -44,6 +44,10 @@ class Ledger:
     first_failures: dict[int, int] = field(default_factory=dict)
     incidents: list[dict[str, Any]] = field(default_factory=list)
     drills: list[dict[str, Any]] = field(default_factory=list)
+    blamed: dict[str, str] = field(default_factory=dict)
+    """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
+    simulated: bool | None = None
+    """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -87,6 +91,7 @@ def _controller(ledger: Ledger, event: Event) -> None:
         ledger.charged.clear()
         ledger.without_gain = ledger.failures_in_a_row = 0
         ledger.sources = ""
+        ledger.blamed.clear()
 
 
 def _attempt(ledger: Ledger, event: Event) -> None:
@@ -94,6 +99,7 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.resumed_step = event.data["resumed_step"]
     ledger.sources = event.data["sources"]
     ledger.pids = []
+    ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
         ledger.started_at = event.time
@@ -131,6 +137,8 @@ def _failure(ledger: Ledger, event: Event) -> None:
     ledger.best_at_last_failure = ledger.best_step
     if data["rank"] is not None:
         ledger.first_failures[data["rank"]] = ledger.first_failures.get(data["rank"], 0) + 1
+    if failure.blames_device and data["device"]:
+        ledger.blamed[f"{data['node']}/{data['device']}"] = data["cause"]
     ledger.incidents.append({"attempt": event.attempt, **data})
 
 
@@ -172,6 +180,10 @@ def _running(ledger: Ledger, event: Event) -> None:
     ledger.pids = event.data.get("pids", [])
 
 
+def _waiting(ledger: Ledger, event: Event) -> None:
+    ledger.reason = event.reason
+
+
 def _drill(ledger: Ledger, event: Event) -> None:
     ledger.drills.append({**event.data, "attempt": event.attempt})
 
@@ -189,4 +201,5 @@ _HANDLERS = {
     "quarantined": _quarantined,
     "retired": _retired,
     "drill": _drill,
+    "waiting": _waiting,
 }

@@ -11,15 +11,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cluster import cpu
-from cluster.device import Inventory, Node
 from orchestrator import drill, processes
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
+from orchestrator.found import find_nodes
 from orchestrator.journal import Event, Journal, JournalError, keep_reserve, read_events
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
@@ -35,11 +36,6 @@ _CLEAR_TIMEOUT = 5.0
 
 class RunError(RuntimeError):
     """The run cannot begin; the message says what to do instead."""
-
-
-def inventory() -> Inventory:
-    """This machine as a one-node cluster of CPU slots."""
-    return Inventory((Node("local", "127.0.0.1", cpu.measure()),))
 
 
 def default_directory(spec: JobSpec) -> Path:
@@ -116,7 +112,7 @@ def _drive(
         directory=directory,
         spool=spool,
         node=node,
-        inventory=inventory,
+        find=partial(find_nodes, spec.resources.device, os.environ),
         environment=os.environ,
         watcher=watcher,
         faults=list(faults),

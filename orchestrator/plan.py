@@ -9,12 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.allocate import Assignment, Placement, Request
 from cluster.device import Device, Inventory
+from cluster.rank_table import ServerFacts, text_of
+from orchestrator.attempt_table import AttemptTable, table_of
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.spec import DeviceKind, JobSpec, LaunchMode, StartMethod
@@ -26,6 +28,9 @@ _SCHEDULER_HOST = "127.0.0.1"
 # Above every hang limit of ours: muster alone decides who is dead.
 _NODE_TIMEOUT_SECONDS = 7 * 24 * 3600
 _TOPOLOGY_TIMEOUT_SECONDS = 600
+# The longest that the 910 takes: by its default a rank gives up after half an hour in which
+# another one evaluates. 600 s to connect: imports and a cold compile differ from rank to rank.
+_HCCL = {"HCCL_EXEC_TIMEOUT": "17340", "HCCL_CONNECT_TIMEOUT": "600"}
 
 _NOT_INHERITED_PREFIXES = ("RAY_", "MS_", "MUSTER_")
 _NOT_INHERITED = frozenset(
@@ -74,6 +79,19 @@ class LaunchPlan:
     scheduler_environment: Mapping[str, str]
     fork_server: ForkServerPlan | None
     notes: tuple[str, ...]
+    table: AttemptTable | None = None
+    simulated: str = ""
+    """The rehearsal node whose devices these are; its ranks run on the CPU backend."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where the ranks are."""
+        return Placement(tuple(rank.assignment for rank in self.ranks))
+
+    @property
+    def devices(self) -> dict[int, int]:
+        """The physical id of each rank's device."""
+        return {rank.assignment.rank: rank.assignment.device.index for rank in self.ranks}
 
     @property
     def processes(self) -> tuple[ProcessPlan, ...]:
@@ -95,7 +113,9 @@ class LaunchPlan:
                 }
                 for node in nodes
             ],
-            "rank_table": None,
+            "rank_table": json.loads(text_of(self.table.table)) if self.table else None,
+            "rank_table_file": asdict(self.table.file) if self.table else None,
+            "simulated_node": self.simulated or None,
             "scheduler": self._scheduler_document(),
             "fork_server": {"preload": list(self.fork_server.preload)}
             if self.fork_server
@@ -153,20 +173,40 @@ def make_plan(
     directory: RunDirectory,
     spool: Spool,
     inherited: Mapping[str, str],
+    *,
+    facts: Mapping[str, ServerFacts] | None = None,
+    simulated: str = "",
 ) -> LaunchPlan:
-    """What to start for `attempt`; `inherited` is the user's environment."""
+    """What to start for `attempt`; `inherited` is the user's environment.
+
+    `facts` has the addresses of the nodes for a rank table; without them a job that wants one
+    is planned without it. `simulated` is the rehearsal node that the devices are of.
+    """
     base = user_environment(inherited)
-    gang = _Gang(spec, placement, attempt, directory, spool, base)
-    forks = spec.start_method is StartMethod.FORK
+    table = None
+    if spec.launch.mode is LaunchMode.RANK_TABLE and facts is not None:
+        table = table_of(placement, facts, directory.attempt(attempt.number).rank_table)
+    gang = _Gang(spec, placement, attempt, directory, spool, base, table, simulated)
     return LaunchPlan(
         job=spec.name,
         attempt=attempt,
         ranks=tuple(gang.rank(assignment) for assignment in placement.assignments),
-        scheduler=gang.scheduler() if spec.launch.mode is LaunchMode.DYNAMIC else None,
+        scheduler=gang.scheduler() if gang.dynamic else None,
         scheduler_environment=gang.scheduler_environment(),
-        fork_server=gang.fork_server() if forks else None,
-        notes=placement.notes,
+        fork_server=gang.fork_server() if gang.forks else None,
+        notes=(*placement.notes, *(table.findings()[1] if table else ())),
+        table=table,
+        simulated=simulated,
     )
+
+
+def needs_port(spec: JobSpec, *, simulated: bool) -> bool:
+    """Whether the ranks find each other by a scheduler, which needs a port.
+
+    Ranks on rehearsal devices do, beside their rank table: the CPU backend reads none.
+    """
+    by_table = spec.launch.mode is LaunchMode.RANK_TABLE
+    return spec.launch.mode is LaunchMode.DYNAMIC or (by_table and simulated)
 
 
 def user_environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -190,10 +230,25 @@ class _Gang:
     directory: RunDirectory
     spool: Spool
     base: Mapping[str, str]
+    table: AttemptTable | None
+    simulated: str
+
+    @property
+    def backend(self) -> DeviceKind:
+        """What the ranks compute on."""
+        return DeviceKind.CPU if self.simulated else self.spec.resources.device
+
+    @property
+    def dynamic(self) -> bool:
+        return needs_port(self.spec, simulated=bool(self.simulated))
+
+    @property
+    def forks(self) -> bool:
+        return self.spec.start_method(self.backend) is StartMethod.FORK
 
     @property
     def _batch(self) -> bool:
-        return self.spec.resources.device is DeviceKind.CPU
+        return self.backend is DeviceKind.CPU
 
     @property
     def size(self) -> int:
@@ -215,6 +270,8 @@ class _Gang:
             error_file=environment["MUSTER_ERROR_FILE"],
             start=self._start(),
             batch=self._batch,
+            table=self.table.file if self.table else None,
+            preamble=self._preamble(assignment),
         )
         return RankPlan(assignment, process, environment)
 
@@ -230,12 +287,12 @@ class _Gang:
             cpus=(),
             heartbeat=None,
             error_file=None,
-            start="auto" if self.spec.start_method is StartMethod.FORK else "spawn",
+            start="auto" if self.forks else "spawn",
             batch=self._batch,
         )
 
     def scheduler_environment(self) -> dict[str, str]:
-        if self.spec.launch.mode is not LaunchMode.DYNAMIC:
+        if not self.dynamic:
             return {}
         return {
             **self._imported(1),
@@ -255,9 +312,19 @@ class _Gang:
         )
 
     def _start(self) -> str:
-        if self.spec.start_method is StartMethod.SPAWN:
+        if not self.forks:
             return "spawn"
         return self.spec.launch.start.value  # fork, or auto that may fall back
+
+    def _preamble(self, assignment: Assignment) -> str:
+        """What a rank's log begins with: the device, and the table by its digest."""
+        if self.table is None and not self.simulated:
+            return ""
+        kind = " (simulated: the rank runs on the CPU backend)" if self.simulated else ""
+        text = f"muster: rank {assignment.rank} on {assignment.device.key}{kind}"
+        if self.table is not None:
+            text += f"; rank table {self.table.path} sha256 {self.table.file.sha256}"
+        return text
 
     def _argv(self) -> tuple[str, ...]:
         if self.spec.command is not None:
@@ -268,7 +335,9 @@ class _Gang:
     def _imported(self, threads: int) -> dict[str, str]:
         """Variables that libraries read when they are imported; the job's own win."""
         own = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-        if self.spec.resources.device is DeviceKind.CPU:
+        if self.table is not None:
+            own |= _HCCL
+        if self.backend is DeviceKind.CPU:
             # With AVX-512 oneDNN takes a reference kernel for 3x3 convolutions of plain
             # layouts, 16 to 37 times slower than what it finds below it.
             own["ONEDNN_MAX_CPU_ISA"] = "AVX2"
@@ -291,7 +360,7 @@ class _Gang:
             "MUSTER_ATTEMPT": str(self.attempt.number),
             "MUSTER_RUN_DIR": str(self.directory.root),
             "MUSTER_RESUME_FROM": _text(self.attempt.resume_from) or "",
-            "MUSTER_BACKEND": self.spec.resources.device.value,
+            "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
@@ -302,7 +371,9 @@ class _Gang:
             held = self._devices_of(assignment.node)
             contract[visible] = ",".join(map(str, held))
             contract["DEVICE_ID"] = str(held.index(assignment.device.asked_for))
-        if self.spec.launch.mode is LaunchMode.DYNAMIC:
+        if self.table is not None:
+            contract["RANK_TABLE_FILE"] = str(self.table.path)
+        if self.dynamic:
             contract |= self._rendezvous("MS_WORKER") | {"MS_NODE_ID": str(rank)}
         return contract
 

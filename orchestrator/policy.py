@@ -48,6 +48,7 @@ class Evidence:
     before_first_step: bool = False
     start_errno: int | None = None
     terminated_by_us: bool = False
+    device_fault: str = ""  # what is wrong with a device of the gang, by its tools, afterwards
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ RULES: tuple[ClassRule, ...] = (
         "program cannot be started",
         FailureClass.USER,
         lambda e: e.sign is Sign.NOT_STARTED and e.start_errno in _NO_PROGRAM_ERRNOS,
+    ),
+    ClassRule(
+        "the rank table is not the one that was written",
+        FailureClass.STORAGE,
+        lambda e: e.sign is Sign.NOT_STARTED and e.start_errno == errno.ESTALE,
     ),
     ClassRule(
         "no room to start a process",
@@ -111,6 +117,7 @@ RULES: tuple[ClassRule, ...] = (
     ClassRule(
         "asked to be retried (75)", FailureClass.PROCESS, lambda e: e.exit_code == EXIT_RETRY
     ),
+    ClassRule("a device is not well", FailureClass.DEVICE, lambda e: bool(e.device_fault)),
     ClassRule("no step for too long", FailureClass.HANG, lambda e: e.sign is Sign.HANG),
     ClassRule("the node's supervisor died", FailureClass.NODE, lambda e: e.sign is Sign.SUPERVISOR),
     ClassRule(

@@ -248,12 +248,11 @@ class JobSpec:
         """The arguments as the script gets them: `--key=value` each."""
         return render_args(self.args)
 
-    @property
-    def start_method(self) -> StartMethod:
-        """FORK or SPAWN: `auto` forks where that is proven, for modules on the CPU."""
+    def start_method(self, backend: DeviceKind) -> StartMethod:
+        """FORK or SPAWN: `auto` forks where that is proven, for modules on the CPU backend."""
         if self.launch.start is not StartMethod.AUTO:
             return self.launch.start
-        forks = self.module is not None and self.resources.device is DeviceKind.CPU
+        forks = self.module is not None and backend is DeviceKind.CPU
         return StartMethod.FORK if forks else StartMethod.SPAWN
 
 

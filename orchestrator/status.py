@@ -32,6 +32,11 @@ class Place:
     device: str
     cpus: tuple[int, ...]
 
+    @property
+    def index(self) -> int:
+        """The physical id of the device."""
+        return int(self.device.partition(":")[2])
+
 
 @dataclass(frozen=True)
 class RunView:
@@ -138,6 +143,7 @@ def document(view: RunView) -> dict[str, Any]:
         "state": view.state.value,
         "reason": view.reason,
         "run_dir": str(view.directory.root),
+        "simulated": bool(ledger.simulated),
         "attempt": ledger.attempt,
         "restarts": dict(ledger.restarts),
         "step": step if step >= 0 else (ledger.best_step or None),

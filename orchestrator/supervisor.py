@@ -12,6 +12,7 @@ warmed, started, start_failed, beats, exit, stopped, note. Standard library only
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -195,12 +196,29 @@ class Supervisor:
         self._attempt = attempt
         for document in launches:
             launch = ProcessPlan.from_document(document)
+            if not self._prepare(launch):
+                continue
             if launch.start == "spawn":
                 self._spawn(launch)
             elif self._fork.alive:
                 self._fork.request(launch)
             else:
                 self._without_fork(launch, "there is no fork server")
+
+    def _prepare(self, launch: ProcessPlan) -> bool:
+        """Begin the log; refuse a rank whose rank table is not the one that was written."""
+        refused = launch.table.changed() if launch.table else ""
+        lines = [f"{line}\n" for line in (launch.preamble, refused) if line]
+        try:
+            if lines:
+                with open(launch.log, "a") as log:
+                    log.writelines(lines)
+        except OSError as error:
+            self._start_failed(launch, _why_not_started(launch, error), error.errno)
+            return False
+        if refused:
+            self._start_failed(launch, refused, errno.ESTALE)
+        return not refused
 
     def _take_fork_replies(self) -> None:
         for reply in self._fork.replies():

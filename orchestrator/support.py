@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.jobfile import Problem
-from orchestrator.spec import DeviceKind, JobSpec, LaunchMode, to_document
+from orchestrator.spec import JobSpec, to_document
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,6 @@ _LEAVE_OUT = "leaving it out"
 
 GAPS: tuple[_Gap, ...] = (
     _Gap(
-        "resources.device",
-        DeviceKind.CPU.value,
-        lambda spec: spec.resources.device is DeviceKind.CPU,
-    ),
-    _Gap(
         "resources.ranks_per_node",
         "the number of resources.ranks: one node",
         lambda spec: spec.resources.nodes == 1,
@@ -35,11 +30,6 @@ GAPS: tuple[_Gap, ...] = (
     _Gap("resources.memory_per_rank", _LEAVE_OUT),
     _Gap("resources.nodes", _LEAVE_OUT),
     _Gap("secrets", _LEAVE_OUT),
-    _Gap(
-        "launch.mode",
-        "dynamic or none",
-        lambda spec: spec.launch.mode is not LaunchMode.RANK_TABLE,
-    ),
     _Gap("checkpoint.snapshot_every_steps", _LEAVE_OUT),
     _Gap("health.straggler", _LEAVE_OUT),
     _Gap("restart.replenish_after", _LEAVE_OUT),
@@ -49,7 +39,7 @@ GAPS: tuple[_Gap, ...] = (
         lambda spec: spec.restart.min_ranks == spec.resources.ranks,
     ),
     _Gap("queue", _LEAVE_OUT),
-    _Gap("limits", _LEAVE_OUT),
+    _Gap("limits.run", _LEAVE_OUT),
     _Gap("then", _LEAVE_OUT),
     _Gap("notify", _LEAVE_OUT),
 )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
-from cluster.rank_table import Model, RankTable, ServerFacts, Severity, make, text_of
+from cluster.ascend.report import NodeReport
+from cluster.ascend.table_facts import server_facts
+from cluster.ascend.values import Unmeasured
+from cluster.rank_table import Model, RankTable, ServerFacts, Severity, make, merge, text_of
+from cluster.simulated.node import SimulatedNode
+from tests.simulated import node, report
 
 Document = dict[str, Any]
 A910, B910, A3 = Model.A910, Model.B910, Model.A3
@@ -349,3 +354,107 @@ TEXTS: tuple[tuple[str, str, bytes, Severity], ...] = (
     ("RT101", "a text", b'"table"', E),
 )
 """What is wrong before a table is seen: code, what, the text, severity."""
+
+
+def of(where: SimulatedNode, *ids: int, server: str = "here", more: int = 0) -> RankTable:
+    """The table of a node's devices (all that are seen there), and of `more` servers beside it."""
+    known = server_facts(report(where), server)
+    listed = ids or tuple(device.physical for device in where.seen)
+    others = [(facts(n + 50, list(listed), pod=f"p{n}"), listed) for n in range(more)]
+    if known.super_pod is None:
+        others = [(replace(one, super_pod=None, sdids={}), ids) for one, ids in others]
+    return make([(known, listed), *others])
+
+
+def altered(table: RankTable, **changes: object) -> RankTable:
+    """The table with other values in the first device of its first server."""
+    server = table.servers[0]
+    device = replace(server.devices[0], **changes)  # type: ignore[arg-type]
+    changed = replace(server, devices=(device, *server.devices[1:]))
+    return replace(table, servers=(changed, *table.servers[1:]))
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A table, and a node that contradicts it by `code`; nothing else is found there."""
+
+    code: str
+    what: str
+    table: RankTable
+    node: SimulatedNode
+    severity: Severity = E
+    model: Model | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    spoil: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.what}"
+
+    @property
+    def report(self) -> NodeReport:
+        """What the probe says, with the values of `spoil` in its first device."""
+        found = report(self.node, self.environment)
+        first = replace(found.devices[0], **self.spoil)  # type: ignore[arg-type]
+        return replace(found, devices=(first, *found.devices[1:]))
+
+
+def pair(*faults: str, model: str = "910B3") -> SimulatedNode:
+    """Two devices (on A3 one card), with faults."""
+    return node(model, 1 if model == "A3" else 2, *faults)
+
+
+CONTAINER = node(visible=[4, 5, 6, 7])
+"""It sees devices 4 to 7 as 0 to 3."""
+POD_TABLE = of(pair(model="A3"))
+
+CONTRADICTIONS: tuple[Contradiction, ...] = (
+    Contradiction("RT602", "driver down", of(pair()), pair("driver-down")),
+    Contradiction("RT602", "not permitted", of(pair()), pair("denied")),
+    Contradiction("RT602", "npu-smi hangs", of(pair()), pair("hang")),
+    Contradiction("RT603", "910A asked for", of(pair()), pair(), model=A910),
+    Contradiction("RT603", "A3 asked for", of(pair()), pair(), model=A3),
+    Contradiction("RT604", "a container's ids", of(node(), 0, 1, 2, 3), CONTAINER),
+    Contradiction("RT604", "some are physical too", of(node(), 0, 1, 2, 3),
+                  node(visible=[2, 3, 4, 5])),
+    Contradiction("RT605", "a larger node's", of(node("910B3", 3)), pair()),
+    Contradiction("RT605", "the host's, in a container", of(node(), 2, 3, 4, 5), CONTAINER),
+    Contradiction("RT606", "lost", of(pair()), pair("lost:1")),
+    Contradiction("RT607", "alarm", of(pair()), pair("alarm:0=80E01801")),
+    Contradiction("RT607", "critical", of(pair()), pair("critical:1")),
+    Contradiction("RT607", "unknown", of(pair()), pair("unknown:1")),
+    Contradiction("RT608", "a warning", of(pair()), pair("warning:0=80E20207"), W),
+    Contradiction("RT608", "another address configured", of(pair()), pair(), W,
+                  spoil={"notes": ("/etc/hccn.conf names 10.0.0.1, hccn_tool 10.0.0.2",)}),
+    Contradiction("RT609", "a foreign process", of(pair()), pair("foreign:0")),
+    Contradiction("RT610", "left out", of(pair()), pair(), W,
+                  environment={"ASCEND_RT_VISIBLE_DEVICES": "1"}),
+    Contradiction("RT611", "another address", altered(of(pair()), ips=("10.0.0.1",)), pair()),
+    Contradiction("RT611", "no address at all", altered(of(pair()), ips=("-.-.-.-",)), pair()),
+    Contradiction("RT612", "no address now", of(pair()), pair("no-ip:1")),
+    Contradiction("RT612", "dashes now", of(pair()), pair("dashes-ip:1")),
+    Contradiction("RT613", "no address anywhere", of(pair("no-ip:0")), pair("no-ip:0"), W),
+    Contradiction("RT614", "link down, two servers", of(pair(), more=1), pair("link-down:0")),
+    Contradiction("RT614", "unreachable, two servers", of(pair(), more=1), pair("unreachable:0")),
+    Contradiction("RT614", "link down, two super-pods", of(pair(model="A3"), more=1),
+                  pair("link-down:0", model="A3")),
+    Contradiction("RT615", "link down, one server", of(pair()), pair("link-down:0"), W),
+    Contradiction("RT615", "link down, one super-pod", POD_TABLE,
+                  pair("link-down:0", model="A3"), W),
+    Contradiction("RT615", "link down, two servers of one super-pod",
+                  merge([POD_TABLE, make([(facts(8, [0, 1], pod="0"), [0, 1])])]),
+                  pair("link-down:0", model="A3"), W),
+    Contradiction("RT616", "another SDID", altered(POD_TABLE, sdid=1), pair(model="A3")),
+    Contradiction("RT617", "another super-pod",
+                  replace(POD_TABLE, servers=(replace(POD_TABLE.servers[0], super_pod="7"),)),
+                  pair(model="A3"), W),
+    Contradiction("RT618", "hccn_tool fails", of(pair()), pair(), W,
+                  spoil={"ip": Unmeasured("hccn_tool: not found")}),
+    Contradiction("RT618", "only the file names it", of(pair()), pair(), W,
+                  spoil={"ip_source": "/etc/hccn.conf"}),
+    Contradiction("RT618", "IPv6", altered(of(pair()), ips=("fd00::1",)), pair(), W),
+    Contradiction("RT618", "no SDID", POD_TABLE, pair(model="A3"), W,
+                  spoil={"sdid": Unmeasured("npu-smi failed")}),
+    Contradiction("RT618", "which is which", of(pair()), pair(), W,
+                  spoil={"physical": Unmeasured("npu-smi shows others than /dev")}),
+)  # fmt: skip
+"""At least one for every rule about a table beside a node; RT601 is about finding the server."""

@@ -10,8 +10,9 @@ import pytest
 
 from cluster.allocate import Placement, allocate
 from cluster.cpu import CpuBudget
-from cluster.device import Inventory, Node
-from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
+from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
+from cluster.rank_table import ServerFacts
+from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, TableFile
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.plan import (
     PORT_LATER,
@@ -220,10 +221,88 @@ def test_the_document_is_that_of_the_design() -> None:
     assert all(cpu in range(4) for rank in document["ranks"] for cpu in rank["cpus"])
 
 
+ASCEND = """
+version: 1
+name: small
+module: train
+workdir: /
+resources: {device: ascend, ranks: 2}
+"""
+DEVICES = (7, 4)  # given out ascending; a container knows them as 3 and 0
+
+
+def ascend_plan(*overrides: str, simulated: str = "", known: bool = True) -> LaunchPlan:
+    """The plan of two ranks on devices 4 and 7 of a 910B server."""
+    spec = job(*overrides, text=ASCEND)
+    devices = tuple(
+        Device(DeviceKind.ASCEND, "here", i, "910B3", logical=i - 4, fabric=Fabric.MESH)
+        for i in DEVICES
+    )
+    server = Node("here", "10.0.0.1", CpuBudget((0, 1, 2, 3)), devices)
+    placement = allocate(Inventory((server,)), request_for(spec))
+    assert isinstance(placement, Placement)
+    facts = {"here": ServerFacts("10.0.0.1", {i: (f"192.168.1.{i}",) for i in DEVICES})}
+    attempt = Attempt(3, "run-1", None, 20001 if simulated else None)
+    return make_plan(
+        spec, placement, attempt, RUN, SPOOL, HOME,
+        facts=facts if known else None, simulated=simulated,
+    )  # fmt: skip
+
+
+def test_ascend_ranks_meet_by_their_table() -> None:
+    """Physical ids stand in the table, logical ones in the variable, the index in DEVICE_ID."""
+    made = ascend_plan()
+    document = made.to_document()
+    [server] = document["rank_table"]["server_list"]
+    assert [d["device_id"] for d in server["device"]] == ["4", "7"]
+    assert [d["device_ip"] for d in server["device"]] == ["192.168.1.4", "192.168.1.7"]
+    assert made.scheduler is None and made.fork_server is None
+    file = document["rank_table_file"]
+    for number, rank in enumerate(made.ranks):
+        environment = rank.process.environment
+        assert environment["ASCEND_RT_VISIBLE_DEVICES"] == "0,3"
+        assert environment["DEVICE_ID"] == str(number)
+        assert environment["RANK_TABLE_FILE"] == file["path"] == str(RUN.attempt(3).rank_table)
+        assert environment["MUSTER_BACKEND"] == "ascend"
+        assert "ONEDNN_MAX_CPU_ISA" not in environment
+        assert int(environment["HCCL_EXEC_TIMEOUT"]) <= 17340  # the most that the 910 takes
+        assert not [name for name in environment if name.startswith("MS_")]
+        assert rank.process.table == TableFile(file["path"], file["sha256"])
+        assert file["sha256"] in rank.process.preamble
+        assert "simulated" not in rank.process.preamble
+
+
+def test_rehearsal_ranks_have_both_a_table_and_a_scheduler() -> None:
+    """They compute on the CPU backend, which reads no table; the plan and each log say so."""
+    made = ascend_plan(simulated="/node")
+    document = made.to_document()
+    assert document["rank_table"] and document["simulated_node"] == "/node"
+    assert document["scheduler"]["port"] == 20001
+    assert made.fork_server is not None
+    for rank in made.ranks:
+        environment = rank.process.environment
+        assert environment["MUSTER_BACKEND"] == "cpu"
+        assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+        assert environment["MS_ROLE"] == "MS_WORKER" and "RANK_TABLE_FILE" in environment
+        assert "simulated" in rank.process.preamble and rank.process.batch
+
+
+def test_an_unknown_address_leaves_the_table_out_of_a_plan() -> None:
+    """Assumed devices have no addresses; a table with invented ones would be a lie."""
+    document = ascend_plan(known=False).to_document()
+    assert document["rank_table"] is None and document["rank_table_file"] is None
+
+
+def test_a_dynamic_ascend_job_gets_no_table() -> None:
+    """The mode is the job's own."""
+    made = ascend_plan("launch.mode=dynamic", simulated="/node")
+    assert made.to_document()["rank_table"] is None and made.scheduler is not None
+
+
 def test_plans_go_to_the_supervisor_unchanged() -> None:
     """A process plan and a fork server's survive the way through JSON."""
     made = plan()
-    for process in made.processes:
+    for process in (*made.processes, *ascend_plan().processes):
         assert ProcessPlan.from_document(json.loads(json.dumps(process.to_document()))) == process
     server = made.fork_server
     assert server is not None

@@ -56,6 +56,16 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
         FailureClass.USER,
     ),
     (
+        "the rank table is not the one that was written",
+        Evidence(Sign.NOT_STARTED, start_errno=errno.ESTALE),
+        FailureClass.STORAGE,
+    ),
+    (
+        "a device is not well",
+        Evidence(Sign.EXIT, signal=9, device_fault="node-0/ascend:3: lost"),
+        FailureClass.DEVICE,
+    ),
+    (
         "no room to start a process",
         Evidence(Sign.NOT_STARTED, start_errno=errno.ENOSPC),
         FailureClass.STORAGE,

@@ -73,10 +73,13 @@ def test_make_refuses_what_a_failing_tool_said(here: Path) -> None:
 
 def test_make_understands_the_modelzoos_ranges(here: Path) -> None:
     """[0,16) is sixteen devices, which 910A does not have; [4,8) keeps its physical ids."""
-    sixteen = run("make", "--server=a", "--devices=[0,16)", "--model=910A", "-o", "t.json")
+    conf = "".join(f"address_{n}=192.168.0.{n + 1}\n" for n in range(16))
+    (here / "hccn.conf").write_text(conf)
+    one = ["make", "--server=a", "--hccn-conf=hccn.conf"]
+    sixteen = run(*one, "--devices=[0,16)", "--model=910A", "-o", "t.json")
     assert sixteen.exit_code == 1
     assert "RT212" in sixteen.stderr and "device[8].device_id: 8" in sixteen.stderr
-    assert run("make", "--server=a", "--devices=[4,8)", "--model=910B").exit_code == 0
+    assert run(*one, "--devices=[4,8)", "--model=910B").exit_code == 0
     document = json.loads((here / "hccl_4p_4567_a.json").read_text())
     devices = document["server_list"][0]["device"]
     assert [(d["device_id"], d["rank_id"]) for d in devices] == [
@@ -144,8 +147,8 @@ def test_mistakes_in_the_list_of_servers_are_told_at_once(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "--server and --devices"),
-        (["--server=a"], "--server and --devices"),
+        (["--ip=0=10.0.0.1"], "--server and --devices"),
+        (["--server=a", "--hccn-conf=none"], "--server and --devices"),
         (["--server=a", "--devices=0", "--servers=x"], "--servers FILE alone"),
         (["--servers=missing.yaml"], "missing.yaml"),
         (["--server=a", "--devices=a"], "'a': expected device ids"),
@@ -155,7 +158,7 @@ def test_mistakes_in_the_list_of_servers_are_told_at_once(here: Path) -> None:
         (["--server=a", "--devices=0", "--ip=0=a", "--ip=0=b"], "was given already"),
         (["--server=a", "--devices=0", "--sdid=0=x"], "expected a number"),
         (["--server=a", "--devices=0", "--hccn-conf=none"], "No such file"),
-        (["--server=a/b", "--devices=0"], "give -o FILE"),
+        (["--server=a/b", "--devices=0", "--ip=0=10.0.0.1"], "give -o FILE"),
         (["--server=a", "--devices=0", "-o", "t.txt"], ".json"),
         (["--server=a", "--devices=0", "-o-", "--json"], "both want stdout"),
     ],
@@ -216,7 +219,7 @@ def test_check_gives_programs_one_document(here: Path) -> None:
     [finding] = found.pop("findings")
     assert found == {
         "schema": 1, "file": "t.json", "ok": False, "errors": 1, "warnings": 0, "model": "910A",
-        "version": None, "servers": None, "ranks": None, "counts": {"RT121": 1},
+        "version": None, "servers": None, "ranks": None, "counts": {"RT121": 1}, "live": None,
     }  # fmt: skip
     assert finding.keys() == {
         "code", "severity", "path", "title", "found", "why", "fix", "seen",

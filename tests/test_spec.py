@@ -122,14 +122,21 @@ def test_default_launch_mode(device: str, mode: LaunchMode) -> None:
 )
 def test_start_method(overrides: tuple[str, ...], method: StartMethod) -> None:
     """`auto` forks modules on the CPU and spawns elsewhere; what is said explicitly holds."""
-    assert spec(SMALLEST, *overrides).start_method is method
+    job = spec(SMALLEST, *overrides)
+    assert job.start_method(job.resources.device) is method
+
+
+def test_modules_of_a_rehearsal_are_forked() -> None:
+    """What counts is the backend that ranks compute on, not the device that was asked for."""
+    job = spec(SMALLEST, "resources.device=ascend")
+    assert job.start_method(DeviceKind.CPU) is StartMethod.FORK
+    assert job.start_method(DeviceKind.ASCEND) is StartMethod.SPAWN
 
 
 def test_command_is_spawned() -> None:
     """A command cannot be forked from a Python server, so `auto` spawns it."""
-    assert spec(SMALLEST.replace("module: train", "command: [sh]")).start_method is (
-        StartMethod.SPAWN
-    )
+    job = spec(SMALLEST.replace("module: train", "command: [sh]"))
+    assert job.start_method(DeviceKind.CPU) is StartMethod.SPAWN
 
 
 def test_arguments_are_rendered() -> None:

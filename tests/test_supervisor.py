@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import secrets
@@ -18,7 +20,7 @@ import pytest
 
 from orchestrator import processes
 from orchestrator.journal import read_events, read_lines
-from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
+from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, TableFile
 from orchestrator.layout import RunDirectory, Spool, read_json
 from orchestrator.link import Link, Message, listen
 from tests.support_core import gone, kill, until
@@ -196,6 +198,27 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 # -- starting -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["edited", "removed", "none"])
+def test_a_rank_whose_table_changed_is_not_started(node: Node, change: str) -> None:
+    """Its log names the table's digest, and says what became of the file."""
+    table = node.run.root / "rank_table.json"
+    table.write_text("{}")
+    written = TableFile(str(table), hashlib.sha256(b"{}").hexdigest())
+    if change == "edited":
+        table.write_text("{} ")
+    elif change == "removed":
+        table.unlink()
+    plan = node.plan(0, table=written, preamble=f"table {written.sha256}")
+    node.start(plan)
+    if change == "none":
+        node.of_rank("started", 0)
+        assert node.log(0) == f"table {written.sha256}\n"
+        return
+    refused = node.of_rank("start_failed", 0)
+    assert refused["errno"] == errno.ESTALE and str(table) in refused["reason"]
+    assert written.sha256 in node.log(0) and refused["reason"] in node.log(0)
 
 
 def test_it_introduces_itself(node: Node) -> None:

@@ -50,7 +50,6 @@ def test_built_fields_run(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "path"),
     [
-        ("resources.device=gpu", "resources.device"),
         ("resources.ranks_per_node=4", "resources.ranks_per_node"),
         ("resources.memory_per_rank=1Gi", "resources.memory_per_rank"),
         ("resources.nodes.labels.pool=train", "resources.nodes"),
@@ -59,7 +58,7 @@ def test_built_fields_run(override: str) -> None:
         ("restart.replenish_after=1h", "restart.replenish_after"),
         ("restart.min_ranks=4", "restart.min_ranks"),
         ("queue.priority=1", "queue"),
-        ("limits.run=1h", "limits"),
+        ("limits.run=1h", "limits.run"),
         ("then.module=model.evaluate", "then"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
@@ -76,10 +75,16 @@ def test_secrets_are_refused(tmp_path: Path) -> None:
     assert refused(f"secrets.TOKEN={secret}") == ["secrets"]
 
 
-def test_every_gap_of_an_ascend_job_is_named_at_once() -> None:
+def test_every_gap_is_named_at_once() -> None:
     """All refusals come together, in the order of the table."""
-    paths = refused("resources.device=ascend", "launch.mode=rank_table", "limits.run=1h")
-    assert paths == ["resources.device", "launch.mode", "limits"]
+    paths = refused("restart.min_ranks=4", "queue.priority=1", "limits.run=1h", "limits.wait=1h")
+    assert paths == ["restart.min_ranks", "queue", "limits.run"]
+
+
+@pytest.mark.parametrize("device", ["ascend", "gpu"])
+def test_jobs_for_accelerators_can_run(device: str) -> None:
+    """Whether there are such devices is found out when they are looked for."""
+    assert refused(f"resources.device={device}") == []
 
 
 def test_message_says_what_to_do() -> None:

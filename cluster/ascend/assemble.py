@@ -16,15 +16,18 @@ from cluster.ascend.faults import judge
 from cluster.ascend.npu_smi import Chip, HealthAnswer, MainTable
 from cluster.ascend.place import Place
 from cluster.ascend.report import DeviceReport, NodeReport
+from cluster.ascend.super_pod import SuperPodAnswer, parse_super_pod
 from cluster.ascend.topology import Topology, documented_ring, parse_topology, rings
 from cluster.ascend.transcript import (
     MAPPING,
     MATRIX,
     TOTAL,
     Transcript,
+    has_super_pod,
     health,
     identify,
     port,
+    super_pod,
 )
 from cluster.ascend.values import Health, Measured, Unmeasured
 from cluster.ascend.visible import VARIABLE, parse_visible
@@ -151,6 +154,7 @@ def _device(shared: _Shared, chip: Chip, physical: Measured[int]) -> DeviceRepor
     logical = _of(shared.logical, key, "npu-smi info -m does not list the chip")
     ring = _of(shared.rings, _label(chip), "npu-smi -t topo has no row for the device")
     blank = _unmeasured(shared, physical, Unmeasured("not stated"))
+    pod = _super_pod(shared, chip, blank)
     return replace(
         blank,
         logical=logical,
@@ -169,7 +173,16 @@ def _device(shared: _Shared, chip: Chip, physical: Measured[int]) -> DeviceRepor
         processes=shared.table.processes(*key),
         visible=_visible(shared, logical),
         notes=(*blank.notes, *(f"npu-smi: {text}" for text in answer.information)),
+        sdid=pod.sdid,
+        super_pod=pod.pod,
     )
+
+
+def _super_pod(shared: _Shared, chip: Chip, blank: DeviceReport) -> SuperPodAnswer:
+    if not has_super_pod(chip):
+        return SuperPodAnswer(blank.sdid, blank.super_pod)
+    said = shared.transcript.said(super_pod(chip.card, chip.chip))
+    return SuperPodAnswer(said, said) if isinstance(said, Unmeasured) else parse_super_pod(said)
 
 
 def _label(chip: Chip) -> int:
@@ -264,7 +277,7 @@ def _address(shared: _Shared, physical: int) -> tuple[Measured[str], str, tuple[
         return ip, "" if isinstance(ip, Unmeasured) else "hccn_tool", ()
     if isinstance(ip, Unmeasured):
         why = f"{ip.why}; /etc/hccn.conf names {written}, `hccn_tool -i {physical} -cfg recovery` "
-        return Unmeasured(why + "applies it"), "", ()
+        return replace(ip, why=why + "applies it"), "", ()
     return ip, "hccn_tool", (f"/etc/hccn.conf names {written}, hccn_tool {ip}",)
 
 

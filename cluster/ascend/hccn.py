@@ -1,7 +1,8 @@
 """What hccn_tool and /etc/hccn.conf say of a device's network port. Pure; nothing raises.
 
 hccn_tool's source is not public: these formats come from documents and published test data of
-others. Empty output is a failure to state something, and `-.-.-.-` is no address.
+others. Empty output is a failure to state something. Where an address was asked for, it and
+`-.-.-.-` mean that none is configured; other words are those of a tool that failed.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ import re
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cluster.ascend.values import Link, Measured, NetHealth, Unmeasured
+from cluster.ascend.values import Absent, Link, Measured, NetHealth, Unmeasured
 
 _Word = TypeVar("_Word", bound=enum.Enum)
+_DASHES = "-.-.-.-"
 _PING = re.compile(r"(\d{1,6}) packets transmitted, (\d{1,6}) received", re.ASCII)
 _KEY = re.compile(r"address_(\d{1,6})", re.ASCII)
 
 
 def parse_address(text: str) -> Measured[str]:
-    """The address of `hccn_tool -i N -ip -g`."""
+    """The address of `hccn_tool -i N -ip -g`; Absent if it says that there is none."""
     found = _values(text, "ipaddr")
+    if found == [_DASHES]:
+        return Absent(f"hccn_tool prints {_DASHES}: none is configured")
     if len(found) == 1:
         return _address(found[0])
     if not text.strip():
-        return Unmeasured("hccn_tool prints no address: none is configured")
+        return Absent("hccn_tool prints no address: none is configured")
     return Unmeasured(f"hccn_tool prints no address: {text.strip()[:60]!r}")
 
 

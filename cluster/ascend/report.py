@@ -11,6 +11,8 @@ from cluster.ascend.faults import Level
 from cluster.ascend.values import Health, Link, Measured, Memory, NetHealth, Process, Unmeasured
 from cluster.device import Device, DeviceKind, Fabric
 
+_NO_SUPER_POD = Unmeasured("only A3 has super-pods")
+
 
 @dataclass(frozen=True)
 class DeviceReport:
@@ -18,7 +20,7 @@ class DeviceReport:
 
     `usable` is the judgement of health and codes, `why` its reason. `ip_source` names who
     said the address; `ring` counts the HCCS rings of the node from 0. `visible` is False for
-    a device that ASCEND_RT_VISIBLE_DEVICES leaves out.
+    a device that ASCEND_RT_VISIBLE_DEVICES leaves out. `sdid` and `super_pod` are for A3.
     """
 
     physical: Measured[int]
@@ -42,6 +44,19 @@ class DeviceReport:
     processes: Measured[tuple[Process, ...]]
     visible: Measured[bool]
     notes: tuple[str, ...] = ()
+    sdid: Measured[int] = _NO_SUPER_POD
+    super_pod: Measured[int] = _NO_SUPER_POD
+
+    @property
+    def fabric(self) -> Fabric:
+        """By the model's name: npu-smi calls the dies of an A3 card just Ascend910."""
+        if isinstance(self.model, Unmeasured):
+            return Fabric.UNKNOWN
+        if self.model in ("910", "910A"):
+            return Fabric.RINGS
+        if self.model.startswith("910B"):
+            return Fabric.MESH
+        return Fabric.PAIRS if self.model == "Ascend910" else Fabric.UNKNOWN
 
     @property
     def withheld(self) -> str:
@@ -137,7 +152,7 @@ def devices_of(report: NodeReport, node: str) -> tuple[tuple[Device, ...], dict[
             label=("unknown" if isinstance(one.model, Unmeasured) else one.model) + mark,
             numa=None if isinstance(one.numa, Unmeasured) else one.numa,
             logical=None if isinstance(one.logical, Unmeasured) else one.logical,
-            fabric=_fabric(one),
+            fabric=one.fabric,
             ring=None if isinstance(one.ring, Unmeasured) else one.ring,
             card=None if isinstance(one.card, Unmeasured) else one.card,
         )
@@ -154,17 +169,6 @@ def codes_of(report: NodeReport) -> dict[str, tuple[str, ...]]:
         for one in report.devices
         if isinstance(one.physical, int) and isinstance(one.codes, tuple)
     }
-
-
-def _fabric(device: DeviceReport) -> Fabric:
-    """By the model's name: npu-smi calls the dies of an A3 card just Ascend910."""
-    if isinstance(device.model, Unmeasured):
-        return Fabric.UNKNOWN
-    if device.model in ("910", "910A"):
-        return Fabric.RINGS
-    if device.model.startswith("910B"):
-        return Fabric.MESH
-    return Fabric.PAIRS if device.model == "Ascend910" else Fabric.UNKNOWN
 
 
 def _document(value: Any) -> Any:

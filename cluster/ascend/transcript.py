@@ -24,6 +24,11 @@ def health(card: int, chip: int) -> Question:
     return ("npu-smi", "info", "-t", "health", "-i", str(card), "-c", str(chip))
 
 
+def super_pod(card: int, chip: int) -> Question:
+    """The question after a chip's place in its super-pod, for A3."""
+    return ("npu-smi", "info", "-t", "spod-info", "-i", str(card), "-c", str(chip))
+
+
 def port(item: str, physical: int) -> Question:
     """The question after `ip`, `link` or `net_health` of a device's network port."""
     return ("hccn_tool", "-i", str(physical), f"-{item}", "-g")
@@ -59,6 +64,11 @@ class Transcript:
         return text if isinstance(text, Unmeasured) else parse_table(text)
 
 
+def has_super_pod(chip: Chip) -> bool:
+    """Whether a chip can be in one: it is of a table with physical ids, which only A3 has."""
+    return chip.physical is not None
+
+
 def identify(chips: tuple[Chip, ...], files: frozenset[int]) -> tuple[Measured[int], ...]:
     """The physical id of each chip: its own column, else the card's id by the device files."""
     if all(chip.physical is not None for chip in chips):
@@ -75,5 +85,6 @@ def further(table: MainTable, files: frozenset[int]) -> tuple[Question, ...]:
     return (
         *(() if not table.chips else (MAPPING, TOTAL, MATRIX)),
         *(health(chip.card, chip.chip) for chip in table.chips),
+        *(super_pod(chip.card, chip.chip) for chip in table.chips if has_super_pod(chip)),
         *(port(item, device) for device in sorted(listed | files) for item in PORT_ITEMS),
     )

@@ -16,6 +16,11 @@ class Unmeasured:
     why: str
 
 
+@dataclass(frozen=True)
+class Absent(Unmeasured):
+    """The tool was asked and said that there is none: known, and still nothing to work with."""
+
+
 Measured: TypeAlias = _T | Unmeasured
 """`Measured[int]`: a number, or the reason why there is none."""
 

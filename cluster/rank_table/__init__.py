@@ -1,4 +1,7 @@
-"""HCCL rank tables: made, checked, merged and compared. No device is needed."""
+"""HCCL rank tables: made, checked, merged and compared. No device is needed.
+
+`matching` and `live` hold a table beside a report of a node, which is made elsewhere.
+"""
 
 from cluster.rank_table.check import check_file, check_table, check_text
 from cluster.rank_table.comparing import Difference, differences

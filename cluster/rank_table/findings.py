@@ -62,6 +62,16 @@ class Checked:
         return sum(number for code, number in self.counts.items() if of[code] is severity)
 
 
+def joined(one: Checked, found: Iterable[Found]) -> Checked:
+    """A check with further findings of other rules, in the same order."""
+    further = Findings()
+    further.extend(found)
+    other = further.checked(one.model, one.table)
+    errors = [f for f in (*one.findings, *other.findings) if f.severity is Severity.ERROR]
+    warnings = [f for f in (*one.findings, *other.findings) if f.severity is Severity.WARNING]
+    return Checked((*errors, *warnings), one.counts | other.counts, one.model, one.table)
+
+
 class Findings:
     """Collects what is found, before it is known how severe that is."""
 

@@ -5,6 +5,7 @@ Taken from HCCL's and MindCluster's documents and sources; no table was ever giv
 and missing fields EI0017 in sources of 2025, both EI0004 in those of 2024. Which release changed it
 is not known. Nor is it whether HCCL on 910A itself refuses the counts and rings of RT206 and RT207:
 its parser does not, the ModelZoo's tools and MindCluster's scheduler do. Codes stay what they are.
+Those from RT601 need the report of a node, and are silent without.
 """
 
 from __future__ import annotations
@@ -282,6 +283,68 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
     ("RT512", "super_pod_list in version 1.0", _WARNING,
      "Only version 1.2 has super-pods; it is ignored.",
      'Write version "1.2", or remove the list.', ""),
+    # A table beside the node it names (check --live)
+    ("RT601", "this node's server cannot be found in the table", _ERROR,
+     "Only the devices of one server can be compared with what the tools of this node say.",
+     "Name it: `--server ID`; or check the table on one of its servers.", ""),
+    ("RT602", "npu-smi does not answer", _ERROR,
+     "Nothing can be said of devices whose driver does not answer; a job would not start either.",
+     "See what `npu-smi info` says, as the user who starts jobs.", ""),
+    ("RT603", "this node is of another model", _ERROR,
+     "The rules of one model say little of another's table.",
+     "Leave --model out: the node's own is taken then.", ""),
+    ("RT604", "logical ids instead of physical ones", _ERROR,
+     "Device ids are physical, the N of /dev/davinciN; this container sees its devices renumbered "
+     "from 0.",
+     "Write the physical ids, as `muster devices` shows them, or `make` the table here.",
+     f"{_VALUE}: \"ranktable config devId[x],but local devId[y]\""),
+    ("RT605", "a device that is not on this node", _ERROR,
+     "There is neither a /dev/davinciN nor a line of npu-smi for it, in this container at least.",
+     "Use a device of this node, or give it to the container.", ""),
+    ("RT606", "a lost device", _ERROR,
+     "Its /dev/davinciN is there, and npu-smi does not list it: it has dropped off the bus.",
+     "Use another device; this one needs a reset of the node, or a repair.", ""),
+    ("RT607", "a faulty device", _ERROR,
+     "By its health and error codes it is not to be given work.",
+     "Use another device, or wait until `muster devices` calls it well.", ""),
+    ("RT608", "a device to watch", _WARNING,
+     "It may be given work, and says something that may come to more.",
+     "See `muster devices`, and the board's log.", ""),
+    ("RT609", "a device in use", _ERROR,
+     "A device takes the ranks of one job; another process holds this one.",
+     "Wait for that process, end it if it is a leftover, or use another device.",
+     "EJ0001: HCCP cannot be started"),
+    ("RT610", "a device that ASCEND_RT_VISIBLE_DEVICES leaves out", _WARNING,
+     "A rank that is started with this environment cannot open it.",
+     "Unset the variable, or add the device's logical id, ascending.", ""),
+    ("RT611", "an address that another has, not this device", _ERROR,
+     "When links are made, the address of the device's port must be that of the table.",
+     "Write what `hccn_tool -i N -ip -g` says, or set the port's address.",
+     "EI0014 when links are made"),
+    ("RT612", "an address that the device does not have now", _ERROR,
+     "hccn_tool says that the device's port has none.",
+     "Set it: `hccn_tool -i N -ip -s …`, or `-cfg recovery` if /etc/hccn.conf has it.",
+     "EI0014 when links are made"),
+    ("RT613", "no address, neither in the table nor on the device", _WARNING,
+     "One server of 910B or A3 can do without, unless HCCL_INTRA_ROCE_ENABLE is 1.",
+     "Set it: `hccn_tool -i N -ip -s …`, if the job is to grow.", ""),
+    ("RT614", "a port that is down, and several servers", _ERROR,
+     "Servers, or super-pods, reach each other by these ports alone. One look cannot tell whether "
+     "it is down for long.",
+     "Look again after 20 seconds; then see cable, switch and `hccn_tool -i N -link_stat -g`.",
+     "EI0006 after HCCL_CONNECT_TIMEOUT"),
+    ("RT615", "a port that is down", _WARNING,
+     "Devices of one server, or one super-pod, reach each other without it.",
+     "See cable, switch and `hccn_tool -i N -link_stat -g`.", ""),
+    ("RT616", "a super_device_id that is not the device's", _ERROR,
+     "Devices of a super-pod are told apart by it, and found.",
+     "Write the SDID that `npu-smi info -t spod-info -i NPU -c CHIP` says.", _VALUE),
+    ("RT617", "a super_pod_id that is not the node's", _WARNING,
+     "To HCCL it is a name. It does harm where servers of two super-pods come under one.",
+     "Write the Super Pod ID that `npu-smi info -t spod-info -i NPU -c CHIP` says.", ""),
+    ("RT618", "what could not be measured", _WARNING,
+     "A tool is not there, failed, or said nothing that is understood: this was not compared.",
+     "Ask the tool by hand; in containers mount /etc/hccn.conf and the driver's tools.", ""),
 )  # fmt: skip
 
 _DOUBT = (

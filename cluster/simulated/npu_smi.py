@@ -2,7 +2,8 @@
 
 Formats and exit codes follow the tool's published source. Not verified on hardware, and our
 guess: the text of a refusal for want of permission, the code for a card that is not there,
-the matrix of a 910A across its rings, and what a container that renumbers devices is shown.
+the matrix of a 910A across its rings, the spelling of `spod-info`, and what a container that
+renumbers devices is shown.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from cluster.simulated.answer import HANGS, Answer
 from cluster.simulated.node import SimulatedDevice, SimulatedNode
 from cluster.simulated.npu_smi_table import main_table
-from cluster.simulated.npu_smi_types import TYPES
+from cluster.simulated.npu_smi_types import A3_TYPES, TYPES
 
 # What a shell sees of the tool's negative codes: modulo 256.
 _INVALID = 215  # -9001
@@ -59,14 +60,15 @@ def _typed(node: SimulatedNode, options: dict[str, str]) -> Answer:
     kind = options.get("-t", "")
     if kind == "topo" and set(options) == {"-t"}:
         return Answer(_topology(node))
-    if kind not in TYPES:
+    types = TYPES | A3_TYPES if node.model.chips > 1 else TYPES
+    if kind not in types:
         return Answer(f"This device does not support querying {kind}.\n", _NOT_SUPPORTED)
     chips = _chips(node, options.get("-i"), options.get("-c"))
     if not chips:
         return Answer(f"Invalid card id.\nError parameter of -i\n{_USAGE}", _INVALID)
     if any(node.fault("hang", device.physical) for device in chips):
         return HANGS
-    return Answer(TYPES[kind](node, chips, "-c" in options))
+    return Answer(types[kind](node, chips, "-c" in options))
 
 
 def _chips(node: SimulatedNode, card: str | None, chip: str | None) -> list[SimulatedDevice]:

@@ -9,6 +9,7 @@ from cluster.simulated.node import SimulatedDevice, SimulatedNode
 
 _Answer = Callable[[SimulatedNode, Sequence[SimulatedDevice], bool], str]
 _Pairs = list[tuple[str, object]]
+_POD_SIZE, _POD, _SERVER_INDEX = 384, 0, 9
 
 
 def _health(node: SimulatedNode, chips: Sequence[SimulatedDevice], one: bool) -> str:
@@ -92,6 +93,28 @@ def _board(node: SimulatedNode, chips: Sequence[SimulatedDevice], one: bool) -> 
     return _text([*rows, ("PCIe Bus Info", device.bus_id)])
 
 
+def _super_pod(node: SimulatedNode, chips: Sequence[SimulatedDevice], one: bool) -> str:
+    """Labels by documentation, their spelling and order not verified; the numbers are made up."""
+    rows: _Pairs = []
+    for device in chips:
+        rows += [] if one else [("NPU ID", node.shown_card(device)), ("Chip ID", device.chip)]
+        rows += [
+            ("SDID", sdid_of(device)),
+            ("Super Pod Size", _POD_SIZE),
+            ("Super Pod ID", _POD),
+            ("Server Index", _SERVER_INDEX),
+        ]
+    return _text(rows)
+
+
+def sdid_of(device: SimulatedDevice) -> int:
+    """The bits of MindCluster's fault diagnosis: server 31-22, card 21-18, chip 17-16, id below.
+
+    It puts the physical id into bits 15-2; the SDIDs of its documents have it in 15-0, as here.
+    """
+    return _SERVER_INDEX << 22 | device.card << 18 | device.chip << 16 | device.physical
+
+
 def _processes(node: SimulatedNode, chips: Sequence[SimulatedDevice], one: bool) -> str:
     rows = [
         f"\tProcess id:{p.pid:<7} Process name:{p.name:<24} Process memory(MB):{p.memory}\n"
@@ -118,3 +141,6 @@ TYPES: dict[str, _Answer] = {
     "proc-mem": _processes,
 }
 """Type to its answer; the other types of the real tool are refused as not supported."""
+
+A3_TYPES: dict[str, _Answer] = {"spod-info": _super_pod}
+"""Types that other models refuse."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.simulated.directory import NodeDirectory
+from cluster.simulated.faults import parse, switch_on
 from cluster.simulated.node import SimulatedNode
-from cluster.simulated.node_file import save, write_whole
+from cluster.simulated.node_file import load, save, write_whole
 
 # Isolated and without site-packages: an answer then takes a few hundredths of a second.
 _PROGRAM = (
@@ -31,6 +33,14 @@ def create(directory: NodeDirectory, node: SimulatedNode) -> None:
         write_whole(directory.device_file(device.physical), "")
         write_whole(directory.numa_node(device.bus_id), f"{device.numa}\n")
     save(directory.file, node)
+
+
+def break_node(root: Path, fault: str) -> None:
+    """Switch one more fault on while the node is in use. Raises BadFault, BadNode, OSError."""
+    directory = NodeDirectory(root)
+    node = load(directory.file)
+    faults = switch_on(node.faults, parse(fault, node.ids))
+    save(directory.file, replace(node, faults=faults))
 
 
 def _executable() -> str:

@@ -66,11 +66,14 @@ def _target(view: RunView) -> drills.Target:
     ray = processes.mentioning(live["spool"]["ray"]) if "spool" in live else []
     known = view.ledger.supervisor
     supervisor = known["pid"] if known and _is_same(known["pid"], known["start_time"]) else None
+    plan = read_json(view.directory.attempt(view.ledger.attempt).plan) or {}
     return drills.Target(
         pids,
         supervisor,
         tuple(pid for pid in ray if processes.name_of(pid) == "raylet"),
         view.directory.checkpoints,
+        {rank: place.index for rank, place in view.places.items()},
+        plan.get("simulated_node") or "",
     )
 
 

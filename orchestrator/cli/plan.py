@@ -46,14 +46,23 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
-    made = make_plan(spec, placement, Attempt(1, "RUN", None, None), directory, spool, os.environ)
+    made = make_plan(
+        spec,
+        placement,
+        Attempt(1, "RUN", None, None),
+        directory,
+        spool,
+        os.environ,
+        facts=None if assumed else found.facts,
+        simulated=found.simulated,
+    )
     document = made.to_document()
+    errors = made.table.findings()[0] if made.table else []
     concerns = found.concerns_of(assignment.device for assignment in placement.assignments)
     return {
         **document,
-        "notes": [*found.notes, *document["notes"], *concerns],
+        "notes": [*found.notes, *document["notes"], *concerns, *errors],
         "assumed_devices": assumed,
-        "simulated_node": found.simulated or None,
         "observed_at": time.time(),
     }
 
@@ -76,7 +85,7 @@ def _nodes(spec: JobSpec) -> tuple[Found, bool]:
         return found, False
     note = (
         f"{found.missing}: nodes with the CPUs of this machine and the devices that the job asks "
-        "for are assumed"
+        "for are assumed; the addresses for a rank table are not known"
     )
     return replace(found, inventory=assume_devices(spec, found.inventory), notes=(note,)), True
 

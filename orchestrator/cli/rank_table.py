@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +12,8 @@ import click
 
 from cluster.rank_table import (
     Checked,
-    Finding,
     Model,
     RankTable,
-    ServerFacts,
     check_file,
     check_table,
     differences,
@@ -26,15 +23,15 @@ from cluster.rank_table import (
     merge,
     text_of,
 )
-from cluster.rank_table import hccn_conf as hccn
 from orchestrator.cli import EXIT_FAILED, EXIT_NOT_FOUND
 from orchestrator.cli.common import fail, json_option, print_json
-from orchestrator.cli.table_servers import Servers, by_device, device_ids, servers_in
+from orchestrator.cli.table_findings import counted, document_of, show
+from orchestrator.cli.table_live import Compared, ThisNode, about, ask, compare, servers_here
+from orchestrator.cli.table_servers import device_ids, one_server, servers_in
 from orchestrator.jobfile import JobFileError
 from orchestrator.layout import write_bytes
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_SHOWN = 5
 _MODELS = click.Choice([model.value for model in Model])
 
 
@@ -59,18 +56,33 @@ def rank_table() -> None:
 
 @rank_table.command("check")
 @click.argument("file", type=click.Path())
+@click.option("--live", is_flag=True, help="Compare with what this node's tools say now.")
+@click.option("--server", metavar="ID", help="The server of the table that this node is.")
 @_model_option
 @json_option
-def check_command(file: str, model: str | None, as_json: bool) -> None:
+def check_command(
+    file: str, live: bool, server: str | None, model: str | None, as_json: bool
+) -> None:
     """Check FILE against every rule.
 
-    Exit code 1 if there is an error, 0 with warnings alone.
+    Exit code 1 if there is an error, 0 with warnings alone. With --live the rules of this node's
+    own model are taken, and code 2 says that there is no npu-smi here.
     """
-    checked = _read(file, _model(model))
+    if server is not None and not live:
+        fail("--server says which server of the table this node is: it belongs to --live")
+    wanted = _model(model)
+    _exists(file)
+    node = ask() if live else None
+    checked = check_file(file, wanted or (node.model if node else None))
+    compared = compare(checked, node, server=server, model=wanted) if node else None
+    if compared is not None:
+        checked = compared.checked
     if as_json:
-        print_json({"schema": 1, "file": file, **_document(checked)})
+        print_json({"schema": 1, "file": file, **document_of(checked), **_live(compared)})
     else:
-        _show(file, checked)
+        if compared is not None:
+            compared.show()
+        show(file, checked)
     sys.exit(0 if checked.ok else EXIT_FAILED)
 
 
@@ -98,26 +110,36 @@ def make_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the table of one server, or of a list of them.
+    """Write the table of this node, of one server, or of a list of them.
 
-    Ranks go from 0 in the order of servers and devices. Nothing is written that has an error.
+    Of this node it takes what npu-smi and hccn_tool say now, all devices that are well, and this
+    machine's address, unless --devices and --server say otherwise. Ranks go from 0 in the order
+    of servers and devices. Nothing is written that has an error.
 
     \b
+    muster rank-table make
     muster rank-table make --server 10.0.0.1 --devices 0-7 --hccn-conf /etc/hccn.conf
     muster rank-table make --servers servers.yaml, with
       - {id: 10.0.0.1, devices: 0-1, ips: {0: 192.168.100.101, 1: 192.168.101.101}}
     """
-    about_one = any((server, devices, hccn_conf, super_pod, ips, sdids))
-    if about_one if servers_file else not (server and devices):
+    by_hand = any((hccn_conf, super_pod, ips, sdids))
+    beside = bool(servers_file) and any((by_hand, server, devices))
+    if beside or (by_hand and not (server and devices)):
         fail("give --server and --devices (and what belongs to them), or --servers FILE alone")
+    _check_out(out, as_json=as_json)
+    node = None
     try:
         if servers_file:
             servers = servers_in(servers_file)
+        elif by_hand:
+            servers = one_server(server or "", devices or "", ips, hccn_conf, super_pod, sdids)
         else:
-            servers = _one_server(server or "", devices or "", ips, hccn_conf, super_pod, sdids)
+            ids = device_ids(devices) if devices else None
+            node = ask("; with --ip or --hccn-conf, or --servers, nothing is asked")
+            servers = servers_here(node, server, ids)
     except (JobFileError, ValueError) as error:
         fail(str(error))
-    _write(make(servers), out, _model(model), force=force, as_json=as_json)
+    _write(make(servers), out, _model(model), force=force, as_json=as_json, node=node)
 
 
 @rank_table.command("merge")
@@ -135,6 +157,7 @@ def merge_command(
     as_json: bool,
 ) -> None:
     """Make one table of FILES, with new ranks in their order."""
+    _check_out(out, as_json=as_json)
     tables = _tables(files, EXIT_FAILED)
     try:
         merged = merge(tables, by_id=by_id)
@@ -166,14 +189,23 @@ def _model(text: str | None) -> Model | None:
     return None if text is None else Model(text)
 
 
-def _read(file: str, model: Model | None = None) -> Checked:
+def _live(compared: Compared | None) -> dict[str, Any]:
+    return {"live": None if compared is None else compared.document()}
+
+
+def _exists(file: str) -> None:
+    """End with code 3 where there is no file at all."""
     try:
         os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
         fail(f"{file}: no such file", EXIT_NOT_FOUND)
     except (OSError, ValueError):
         pass  # the check tells why it cannot be read
-    return check_file(file, model)
+
+
+def _read(file: str) -> Checked:
+    _exists(file)
+    return check_file(file)
 
 
 def _tables(files: Sequence[str], code: int) -> list[RankTable]:
@@ -181,46 +213,42 @@ def _tables(files: Sequence[str], code: int) -> list[RankTable]:
     checked = [(file, _read(file)) for file in files]
     for file, found in checked:
         if found.table is None:
-            _show(file, found, err=True)
+            show(file, found, err=True)
     tables = [found.table for _, found in checked if found.table is not None]
     if len(tables) < len(files):
         sys.exit(code)
     return tables
 
 
-def _one_server(
-    server: str,
-    devices: str,
-    ips: Iterable[str],
-    hccn_conf: str | None,
-    super_pod: str | None,
-    sdids: Iterable[str],
-) -> Servers:
-    ids = device_ids(devices)
-    given = by_device(ips, "--ip", ids)
-    numbers = by_device(sdids, "--sdid", ids)
-    if wrong := [text for text in numbers.values() if not (text.isascii() and text.isdigit())]:
-        raise ValueError(f"--sdid {', '.join(wrong)}: expected a number")
-    addresses = {number: tuple(text.split(",")) for number, text in given.items()}
-    if hccn_conf is not None:
-        try:
-            addresses = hccn.addresses(Path(hccn_conf).read_text(errors="replace")) | addresses
-        except OSError as error:
-            raise ValueError(f"--hccn-conf {hccn_conf}: {error.strerror}") from error
-    sdid_of = {number: int(text) for number, text in numbers.items()}
-    return [(ServerFacts(server, addresses, sdid_of, super_pod), ids)]
+def _check_out(out: str | None, *, as_json: bool) -> None:
+    """Refuse what cannot be written, before anything is asked or read."""
+    if as_json and out == "-":
+        fail("-o - and --json both want stdout")
+    if out not in (None, "-") and Path(out or "").suffix != ".json":
+        fail(f"{out}: HCCL reads no table whose name does not end in .json")
 
 
 def _write(
-    table: RankTable, out: str | None, model: Model | None, *, force: bool, as_json: bool
+    table: RankTable,
+    out: str | None,
+    model: Model | None,
+    *,
+    force: bool,
+    as_json: bool,
+    node: ThisNode | None = None,
 ) -> None:
-    """Write a table that has no error, whole or not at all, and say what it is."""
-    checked = check_table(table, model)
+    """Write a table that has no error, whole or not at all, and say what it is.
+
+    One made of `node` may not contradict it either.
+    """
+    checked = check_table(table, model or (node.model if node else None))
+    compared = None
+    if node is not None:
+        compared = compare(checked, node, server=table.servers[0].server_id, model=model)
+        checked = compared.checked
     name = out or file_name(table)
     if name is None:
         fail("the server's id cannot be part of a file name: give -o FILE")
-    if as_json and name == "-":
-        fail("-o - and --json both want stdout")
     if checked.ok:
         if name == "-":
             click.echo(text_of(table))
@@ -228,76 +256,29 @@ def _write(
             _save(Path(name), table, force=force)
     if as_json:
         digest = digest_of(table) if checked.ok else None
-        print_json({"schema": 1, "file": name, "sha256": digest, **_document(checked)})
+        document = document_of(checked) | _live(compared)
+        print_json({"schema": 1, "file": name, "sha256": digest, **document})
     else:
-        _report(name, table, checked)
+        _report(name, table, checked, node)
     sys.exit(0 if checked.ok else EXIT_FAILED)
 
 
-def _report(name: str, table: RankTable, checked: Checked) -> None:
+def _report(name: str, table: RankTable, checked: Checked, node: ThisNode | None) -> None:
+    if node is not None:
+        click.echo(f"asked: {about(node)}", err=True)
     if checked.findings:
-        _show(name, checked, err=True)
+        show(name, checked, err=True)
     if not checked.ok:
         click.echo("nothing was written", err=True)
         return
-    size = f"{_counted(table.ranks, 'rank')} on {_counted(len(table.servers), 'server')}"
+    size = f"{counted(table.ranks, 'rank')} on {counted(len(table.servers), 'server')}"
     click.echo(f"{name}: {size}, sha256 {digest_of(table)}", err=name == "-")
 
 
 def _save(path: Path, table: RankTable, *, force: bool) -> None:
-    if path.suffix != ".json":
-        fail(f"{path}: HCCL reads no table whose name does not end in .json")
     try:
         write_bytes(path, text_of(table).encode(), replace=force)
     except FileExistsError:
         fail(f"{path} is there already: --force overwrites it, -o FILE writes elsewhere")
     except OSError as error:
         fail(f"{path}: {error.strerror}", EXIT_FAILED)
-
-
-def _document(checked: Checked) -> dict[str, Any]:
-    table = checked.table
-    return {
-        "ok": checked.ok,
-        "errors": checked.errors,
-        "warnings": checked.warnings,
-        "model": None if checked.model is None else checked.model.value,
-        "version": None if table is None else table.version,
-        "servers": None if table is None else len(table.servers),
-        "ranks": None if table is None else table.ranks,
-        "counts": checked.counts,
-        "findings": [_row(finding) for finding in checked.findings],
-    }
-
-
-def _row(finding: Finding) -> dict[str, str]:
-    rule = finding.rule
-    return {
-        "code": rule.code,
-        "severity": finding.severity.value,
-        "path": finding.path,
-        "title": rule.title,
-        "found": finding.found,
-        "why": rule.why,
-        "fix": rule.fix,
-        "seen": rule.seen,
-    }
-
-
-def _show(file: str, checked: Checked, *, err: bool = False) -> None:
-    """Findings by rule: what is wrong, where, why it matters, what to do."""
-    for rule, group in groupby(checked.findings, key=lambda finding: finding.rule):
-        found = list(group)
-        click.echo(f"{found[0].severity.value} {rule.code}: {rule.title}", err=err)
-        for finding in found[:_SHOWN]:
-            click.echo(f"    {finding}", err=err)
-        if (more := checked.counts[rule.code] - len(found[:_SHOWN])) > 0:
-            click.echo(f"    and {more} more", err=err)
-        seen = f" [{rule.seen}]" if rule.seen else ""
-        click.echo(f"  why: {rule.why}{seen}\n  fix: {rule.fix}", err=err)
-    errors, warnings = _counted(checked.errors, "error"), _counted(checked.warnings, "warning")
-    click.echo(f"{file}: {errors}, {warnings}", err=err)
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from cluster.rank_table import ServerFacts
+from cluster.rank_table import hccn_conf as hccn
 from orchestrator.jobfile.loading import text_of
 from orchestrator.jobfile.nodes import (
     ListNode,
@@ -67,6 +69,30 @@ def by_device(texts: Iterable[str], option: str, ids: Iterable[int]) -> dict[int
     if wrong:
         raise ValueError("\n".join(wrong))
     return values
+
+
+def one_server(
+    server: str,
+    devices: str,
+    ips: Iterable[str],
+    hccn_conf: str | None,
+    super_pod: str | None,
+    sdids: Iterable[str],
+) -> Servers:
+    """The server that the options of `make` describe. Raises ValueError with the first mistake."""
+    ids = device_ids(devices)
+    given = by_device(ips, "--ip", ids)
+    numbers = by_device(sdids, "--sdid", ids)
+    if wrong := [text for text in numbers.values() if not (text.isascii() and text.isdigit())]:
+        raise ValueError(f"--sdid {', '.join(wrong)}: expected a number")
+    addresses = {number: tuple(text.split(",")) for number, text in given.items()}
+    if hccn_conf is not None:
+        try:
+            addresses = hccn.addresses(Path(hccn_conf).read_text(errors="replace")) | addresses
+        except OSError as error:
+            raise ValueError(f"--hccn-conf {hccn_conf}: {error.strerror}") from error
+    sdid_of = {number: int(text) for number, text in numbers.items()}
+    return [(ServerFacts(server, addresses, sdid_of, super_pod), ids)]
 
 
 def servers_in(file: str) -> Servers:

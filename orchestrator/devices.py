@@ -1,0 +1,161 @@
+"""The devices of a run: looked for before every attempt, chosen, waited for, and blamed.
+
+Looking is asking tools that may take their time, so it happens in a thread while the controller
+goes on with its messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from cluster.allocate import Placement, Refusal, allocate
+from cluster.ascend.place import NoSuchNode
+from orchestrator.attempt import Unstartable
+from orchestrator.found import Found
+from orchestrator.plan import request_for
+from orchestrator.recorder import Recorder
+from orchestrator.spec import DeviceKind, JobSpec
+from orchestrator.states import FailureClass
+
+Pump = Callable[[float], None]
+
+RECOVERY_PATIENCE = 1800.0
+"""Seconds that a job which has failed waits for devices, unless `limits.wait` says otherwise."""
+
+_TICK = 0.1
+_LOOK_AGAIN = 5.0
+_FRESH = 2.0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A place for every rank, and what was found when it was chosen."""
+
+    placement: Placement
+    found: Found
+
+
+class Devices:
+    """Finds and chooses devices for one run; `pump` is how the controller passes time."""
+
+    def __init__(
+        self, spec: JobSpec, find: Callable[[], Found], recorder: Recorder, pump: Pump
+    ) -> None:
+        self._spec = spec
+        self._find = find
+        self._recorder = recorder
+        self._pump = pump
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="devices")
+        self._seen: tuple[float, Found] | None = None
+
+    def close(self) -> None:
+        """Begin no other look."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def allocate(self, *, recovering: bool) -> Allocation:
+        """Devices for every rank; waits for them as long as the job may.
+
+        Raises Unstartable with the allocator's reason.
+        """
+        patience = self._patience(recovering=recovering)
+        deadline = time.monotonic() + patience
+        told = ""
+        while True:
+            found = self._look()
+            answer = self._choose(found)
+            if isinstance(answer, Placement):
+                return Allocation(answer, found)
+            reason = "\n".join((answer.reason, *found.notes))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                waited = f"no devices within {patience:g} s: " if patience else ""
+                failure = FailureClass.DEVICE if recovering else FailureClass.USER
+                raise Unstartable(failure, waited + reason)
+            if answer.reason != told:
+                told = answer.reason
+                self._recorder.record("waiting", f"{told}; looked for again for {left:.0f} s")
+            self._pass(min(_LOOK_AGAIN, left))
+
+    def faults(self, placement: Placement) -> dict[int, str]:
+        """What the tools say now against devices of a gang that has failed, by rank."""
+        if self._spec.resources.device.is_slot:
+            return {}
+        self._seen = None  # what was so before the failure says nothing of it
+        try:
+            found = self._look()
+        except Unstartable as error:
+            return {0: str(error)}
+        here = {device.key for node in found.inventory.nodes for device in node.devices}
+        unwell = {
+            a.rank: (a.device.key, found.unwell.get(a.device.key, ""))
+            if a.device.key in here
+            else (a.device.key, "it is not there any more")
+            for a in placement.assignments
+        }
+        return {rank: f"{key}: {why}" for rank, (key, why) in unwell.items() if why}
+
+    def _patience(self, *, recovering: bool) -> float:
+        if self._spec.limits.wait is not None:
+            return self._spec.limits.wait
+        counted = not self._spec.resources.device.is_slot
+        return RECOVERY_PATIENCE if recovering and counted else 0.0
+
+    def _choose(self, found: Found) -> Placement | Refusal:
+        """Without the devices that this run has blamed, if there are others."""
+        if found.missing:
+            return Refusal(_none_here(self._spec.resources.device, found.missing))
+        blamed = self._recorder.ledger.blamed
+        chosen = self._allocated(found, {**blamed, **found.withheld})
+        if isinstance(chosen, Refusal) and blamed:
+            return self._allocated(found, found.withheld)
+        return chosen
+
+    def _allocated(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
+        return allocate(found.inventory, request_for(self._spec, withheld))
+
+    def _look(self) -> Found:
+        """What is there now, or was two seconds ago: a stop and the next start look once."""
+        if self._seen is None or time.monotonic() - self._seen[0] > _FRESH:
+            found = self._checked(self._found())
+            self._seen = (time.monotonic(), found)
+        return self._seen[1]
+
+    def _found(self) -> Found:
+        """Raises Unstartable for a rehearsal node that is not there."""
+        if self._spec.resources.device.is_slot:
+            return self._find()  # no tool is asked: done before a thread would be
+        future = self._worker.submit(self._find)
+        while not future.done():
+            self._pump(_TICK)
+        try:
+            return future.result()
+        except NoSuchNode as error:
+            raise Unstartable(FailureClass.USER, str(error)) from error
+
+    def _checked(self, found: Found) -> Found:
+        """Raises Unstartable if the run would change between hardware and rehearsal."""
+        ledger = self._recorder.ledger
+        if ledger.simulated is not None and ledger.simulated != bool(found.simulated):
+            before, now = ("hardware", "simulated devices")[:: -1 if ledger.simulated else 1]
+            raise Unstartable(
+                FailureClass.USER,
+                f"this run began on {before} and would go on on {now}: what it saved is of the "
+                "other; set or unset MUSTER_SIMULATED_NODE as it was, or begin a new run",
+            )
+        return found
+
+    def _pass(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._pump(_TICK)
+        self._seen = None
+
+
+def _none_here(kind: DeviceKind, missing: str) -> str:
+    told = f"no {kind.value} device here: {missing}"
+    if kind is DeviceKind.ASCEND:
+        told += "; `muster devices simulate --model 910B3` makes a node to rehearse on"
+    return told

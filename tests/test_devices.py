@@ -1,0 +1,148 @@
+"""The devices of a run: which are chosen, when a run waits, what a failure is blamed on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.allocate import Placement
+from cluster.cpu import CpuBudget
+from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
+from orchestrator.attempt import Unstartable
+from orchestrator.devices import Devices
+from orchestrator.found import Found
+from orchestrator.journal import Event
+from orchestrator.layout import RunDirectory
+from orchestrator.recorder import Recorder
+from orchestrator.states import FailureClass
+from tests.support_core import job
+
+TWO = """
+version: 1
+name: small
+module: train
+workdir: /
+resources: {device: ascend, ranks: 2}
+"""
+
+
+def found(*ids: int, simulated: str = "/node", **withheld: str) -> Found:
+    """A node with these devices; `withheld` as d1="why"."""
+    devices = tuple(Device(DeviceKind.ASCEND, "here", i, fabric=Fabric.MESH) for i in ids)
+    node = Node("here", "10.0.0.1", CpuBudget((0, 1, 2, 3)), devices)
+    why = {f"here/ascend:{name[1:]}": text for name, text in withheld.items()}
+    return Found(Inventory((node,)), withheld=why, unwell=why, simulated=simulated)
+
+
+class Quiet:
+    """Nobody looks."""
+
+    def event(self, event: Event) -> None:
+        """Nothing is shown."""
+
+
+class Bench:
+    """Devices of a run whose finds are scripted: the last one stays."""
+
+    def __init__(self, directory: Path, *finds: Found | Exception, overrides: str = "") -> None:
+        run = RunDirectory(directory)
+        self.recorder = Recorder(run, Quiet())
+        self.finds = list(finds)
+        self.looks = 0
+        spec = job(*overrides.split(), text=TWO)
+        self.devices = Devices(spec, self._find, self.recorder, time.sleep)
+
+    def _find(self) -> Found:
+        self.looks += 1
+        now = self.finds.pop(0) if len(self.finds) > 1 else self.finds[0]
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+    def ids(self, *, recovering: bool = False) -> list[int]:
+        """Physical ids of the devices that are given out."""
+        placement = self.devices.allocate(recovering=recovering).placement
+        return [a.device.index for a in placement.assignments]
+
+    def placement(self) -> Placement:
+        return self.devices.allocate(recovering=False).placement
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    """Makes one."""
+    return lambda *finds, **more: Bench(tmp_path, *finds, **more)
+
+
+def blame(bench: Bench, device: str) -> None:
+    """As the journal has it after a failure of class device."""
+    bench.recorder.ledger.blamed[f"here/{device}"] = "it was lost"
+
+
+def test_a_blamed_device_is_avoided_where_there_are_others(bench: Callable[..., Bench]) -> None:
+    """It may be well again by its tools: another one is better all the same."""
+    one = bench(found(0, 1, 2))
+    blame(one, "ascend:1")
+    assert one.ids() == [0, 2]
+
+
+def test_a_blamed_device_is_taken_where_there_is_no_other(bench: Callable[..., Bench]) -> None:
+    """Else a server of eight could never resume a job of eight."""
+    one = bench(found(0, 1))
+    blame(one, "ascend:1")
+    assert one.ids() == [0, 1]
+
+
+def test_a_first_start_does_not_wait(bench: Callable[..., Bench]) -> None:
+    """The user stands there: the reason at once."""
+    one = bench(found(0, 1, d1="ECC twice"))
+    with pytest.raises(Unstartable) as refused:
+        one.ids()
+    assert refused.value.failure is FailureClass.USER
+    assert one.looks == 1
+
+
+def test_a_recovery_waits_for_a_device(bench: Callable[..., Bench], monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """It looks again until there are enough, and tells once what it waits for."""
+    monkeypatch.setattr("orchestrator.devices._LOOK_AGAIN", 0.01)
+    sick = found(0, 1, d1="ECC twice")
+    one = bench(sick, sick, sick, found(0, 1))
+    assert one.ids(recovering=True) == [0, 1]
+    assert [e.kind for e in one.recorder.events()].count("waiting") == 1
+
+
+def test_the_wait_of_a_recovery_ends(bench: Callable[..., Bench]) -> None:
+    """`limits.wait` bounds it; the failure is the device's then."""
+    one = bench(found(0, 1, d1="ECC twice"), overrides="limits.wait=200ms")
+    with pytest.raises(Unstartable, match=r"no devices within 0\.2 s") as refused:
+        one.ids(recovering=True)
+    assert refused.value.failure is FailureClass.DEVICE
+
+
+def test_faults_are_those_of_the_gangs_devices_now(bench: Callable[..., Bench]) -> None:
+    """By rank: unwell, or not there any more; a look from before the failure does not count."""
+    one = bench(found(0, 1, 2, 3), found(0, 2, 3, d0="alarm", d3="lost"))
+    assert one.devices.faults(one.placement()) == {
+        0: "here/ascend:0: alarm",
+        1: "here/ascend:1: it is not there any more",
+    }
+    assert one.looks == 2
+
+
+def test_a_busy_device_is_not_at_fault(bench: Callable[..., Bench]) -> None:
+    """What keeps a device from jobs is not always a fault of it."""
+    busy = replace(found(0, 1, d1="in use by python (pid 7)"), unwell={})
+    one = bench(found(0, 1), busy)
+    assert one.devices.faults(one.placement()) == {}
+
+
+def test_hardware_and_rehearsal_do_not_mix(bench: Callable[..., Bench]) -> None:
+    """A run goes on on what it began on."""
+    one = bench(found(0, 1, simulated=""))
+    one.recorder.ledger.simulated = True
+    with pytest.raises(Unstartable, match="began on simulated devices and would go on on hardware"):
+        one.ids()
