@@ -6,7 +6,7 @@ A device that is ill, in use by somebody or left out by a variable is looked at 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cluster.ascend.report import DeviceReport, codes_of, devices_of
 from cluster.ascend.values import Measured, Unmeasured
 from cluster.bars import name_of, reasons
 from cluster.device import Device, DeviceKind
-from cluster.preflight import Check, Product, Reduced, Result, unmeasured
+from cluster.preflight import Check, Product, Reduced, Result, Verdict, unmeasured
 from cluster.simulated.directory import NodeDirectory
 from cluster.simulated.node_file import load
 from orchestrator import trials
@@ -93,20 +93,22 @@ def _ascend(environment: Mapping[str, str]) -> Node:
         why = reasons(barred.get(device.key, ()), now)
         results = (*preflight.look(name, one, echo), preflight.barred(name, why))
         subject = _subject(device, report.simulated)
-        candidates.append(Candidate(subject, results, _kept_out(one)))
+        candidates.append(Candidate(subject, results, _kept_out(one, results)))
     notes = tuple(filter(None, [*report.problems, noted]))
     return Node(DeviceKind.ASCEND, tuple(candidates), report.simulated, notes=notes)
 
 
-def _kept_out(report: DeviceReport) -> str:
+def _kept_out(report: DeviceReport, results: Iterable[Result]) -> str:
     """Why no process of ours may touch the device; a bar does not, for who lifts it wants to know.
 
-    Whose processes are unknown may be in use.
+    Memory in use by nobody may be that of a job in another container, whose processes are unseen.
     """
     if report.withheld:
         return report.withheld
-    unknown = (report.processes, report.logical)
-    return next((value.why for value in unknown if isinstance(value, Unmeasured)), "")
+    suspicious = [r.why for r in results if (r.check, r.verdict) == (Check.MEMORY, Verdict.FAIL)]
+    values = (report.processes, report.logical, report.memory)
+    unknown = [value.why for value in values if isinstance(value, Unmeasured)]
+    return next(iter([*suspicious, *unknown]), "")
 
 
 def _subject(device: Device, simulated: str) -> Subject:

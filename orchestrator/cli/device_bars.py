@@ -15,7 +15,6 @@ from orchestrator.cli import EXIT_FAILED, EXIT_NOT_FOUND
 from orchestrator.cli.common import fail, json_option, print_json
 
 if TYPE_CHECKING:
-    from cluster.ascend.report import NodeReport
     from cluster.bars import Bar
     from cluster.device import Device
     from orchestrator.device_book import DeviceBook
@@ -177,35 +176,36 @@ class Bars:
     unreadable: bool = False
 
 
-def bars_of(report: NodeReport) -> Bars:
-    """The bars of the devices in a report, after its faults have been recorded."""
-    from cluster.ascend.report import codes_of, devices_of
+def bars_of(
+    devices: Iterable[Device],
+    simulated: str = "",
+    codes: Mapping[str, tuple[str, ...]] | None = None,
+) -> Bars:
+    """The bars of these devices, after the faults that the look saw have been recorded."""
     from cluster.bars import name_of, reasons
     from orchestrator.device_book import book_for
     from orchestrator.found import note
 
-    book, now = book_for(report.simulated, os.environ), time.time()
-    problem = note(book, codes_of(report), now)
-    devices, _ = devices_of(report, "")
+    book, now = book_for(simulated, os.environ), time.time()
+    problem = note(book, codes or {}, now)
+    listed = list(devices)
     try:
-        barred = book.barred(devices, now)
+        barred = book.barred(listed, now)
     except (ValueError, OSError) as error:
         return Bars(problem=str(error), unreadable=True)
-    held = {name_of(d): barred[d.key] for d in devices if d.key in barred}
+    held = {name_of(d): barred[d.key] for d in listed if d.key in barred}
     return Bars(held, {name: reasons(bars, now) for name, bars in held.items()}, problem)
 
 
-def with_bars(document: dict[str, Any], bars: Bars) -> dict[str, Any]:
-    """The document of a report with `barred` for each device: null or its bars."""
-    for device in document["devices"]:
-        name = f"ascend:{device['physical']}"
+def mark(entries: Mapping[str, dict[str, Any]], bars: Bars) -> None:
+    """Put `barred`, null or its bars, into the document of each device, given by its name."""
+    for name, entry in entries.items():
         held = bars.held.get(name)
-        device["barred"] = held and {
+        entry["barred"] = held and {
             "reason": bars.reasons[name],
             "until": None if any(one.until is None for one in held) else _latest(held),
             "bars": [_document(one) for one in held],
         }
-    return {**document, "bars_unknown": bars.problem if bars.unreadable else None}
 
 
 def _latest(bars: Iterable[Bar]) -> float:

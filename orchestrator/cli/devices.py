@@ -44,14 +44,18 @@ def list_devices(as_json: bool) -> None:
 
 def _list(*, as_json: bool) -> None:
     from cluster import cpu
-    from orchestrator.cli.device_bars import bars_of, with_bars
+    from cluster.ascend.report import codes_of, devices_of
+    from orchestrator.cli.device_bars import bars_of, mark
 
     report = look()
-    bars = bars_of(report)
+    bars = bars_of(devices_of(report, "")[0], report.simulated, codes_of(report))
     cpus = cpu.measure()
     if as_json:
         budget = {**vars(cpus), "numa": [vars(node) for node in cpus.numa]}
-        print_json({"schema": 1, **with_bars(report.to_document(), bars), "cpus": budget})
+        found = report.to_document()
+        mark({f"ascend:{one['physical']}": one for one in found["devices"]}, bars)
+        unknown = bars.problem if bars.unreadable else None
+        print_json({"schema": 1, **found, "bars_unknown": unknown, "cpus": budget})
     else:
         from orchestrator.cli.device_table import show
 
