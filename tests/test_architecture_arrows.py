@@ -34,7 +34,7 @@ RICH = {
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 SUBPROCESS = {
-    "cluster.ascend.command",  # asks npu-smi and hccn_tool
+    "cluster.command",  # asks npu-smi and hccn_tool
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_client",  # the controller starts Ray's keeper
     "cluster.ray_keeper",  # which starts Ray's driver
@@ -42,7 +42,7 @@ SUBPROCESS = {
     "orchestrator.supervisor",  # and ranks
 }
 SIGNAL = {
-    "cluster.ascend.command",  # ends a tool that hangs
+    "cluster.command",  # ends a tool that hangs
     "cluster.detach",
     "cluster.leftovers",
     "cluster.ray_keeper",
