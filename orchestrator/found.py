@@ -12,6 +12,9 @@ from cluster.ascend.probe import probe
 from cluster.ascend.report import NodeReport, devices_of
 from cluster.ascend.table_facts import server_facts
 from cluster.device import Device, DeviceKind, Inventory, Node
+from cluster.gpu import probe as gpu
+from cluster.gpu.report import GpuNodeReport
+from cluster.gpu.report import devices_of as gpus_of
 from cluster.rank_table import ServerFacts
 
 LOCAL = "local"
@@ -53,8 +56,9 @@ def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
     here = Node(LOCAL, _address(), cpu.measure())
     if kind is DeviceKind.ASCEND:
         return _ascend(here, environment)
-    missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
-    return Found(Inventory((here,)), missing=missing)
+    if kind is DeviceKind.GPU:
+        return of_gpus(gpu.probe(environment), here)
+    return Found(Inventory((here,)))
 
 
 def _ascend(here: Node, environment: Mapping[str, str]) -> Found:
@@ -89,6 +93,25 @@ def of_report(report: NodeReport, here: Node) -> Found:
         {here.name: server_facts(report, here.address)},
         tuple(notes),
         report.simulated,
+    )
+
+
+def of_gpus(report: GpuNodeReport, here: Node) -> Found:
+    """The machine `here` with the GPUs of a report."""
+    if not report.devices and not report.failed:
+        return Found(Inventory((here,)), missing=report.why)
+    devices, withheld = gpus_of(report, here.name)
+    concerns = {
+        device.key: one.concerns
+        for device, one in zip(devices, report.devices, strict=True)
+        if one.concerns
+    }
+    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
+    return Found(
+        Inventory((replace(here, devices=devices),)),
+        withheld,
+        concerns,
+        notes=tuple(filter(None, (report.why, *notes, *report.problems))),
     )
 
 
