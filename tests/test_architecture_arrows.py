@@ -47,6 +47,7 @@ SUBPROCESS = {
 SIGNAL = {
     "cluster.command",  # ends a tool that hangs
     "cluster.detach",
+    "cluster.gpu.ask",  # an alarm, for when nobody is left to end it
     "cluster.leftovers",
     "cluster.ray_keeper",
     "cluster.ray_node",

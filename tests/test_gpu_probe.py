@@ -6,7 +6,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from cluster.device import DeviceKind, Fabric
+from cluster.gpu import ask as ask_program
 from cluster.gpu.kernel_log import read_xids
 from cluster.gpu.probe import probe
 from cluster.gpu.report import Driver, GpuNodeReport, devices_of
@@ -118,6 +121,16 @@ def test_a_driver_that_hangs(
         assert found.devices[0].gpu.uuid == "GPU-0000"
         assert "after name of GPU 1" in found.devices[1].withheld
     poll(lambda: not Path("/proc", (tmp_path / "pid").read_text()).exists())
+
+
+@with_gcc
+def test_a_question_outlives_nobody(fake: Fake) -> None:
+    """A program that asks, and whose asker was killed, ends by itself though NVML hangs."""
+    fake("hang-init")
+    done = subprocess.run(
+        [sys.executable, "-P", ask_program.__file__, "1"], check=False, timeout=PATIENCE
+    )
+    assert done.returncode == -signal.SIGALRM
 
 
 @with_gcc

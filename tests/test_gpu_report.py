@@ -94,7 +94,6 @@ def test_a_gpu_in_parts_is_withheld() -> None:
     [
         ({"uncorrected": 2}, "2 uncorrected ECC errors since"),
         ({"retirement_pending": 1}, "pages wait to be retired"),
-        ({"remapped": [0, 1, 1, 0]}, "rows of its memory wait to be remapped"),
         ({"remapped": [0, 9, 0, 1]}, "have the GPU replaced"),
         ({"recovery": 2}, "a restart of the node"),
         ({"recovery": 99}, "action 99"),
@@ -123,6 +122,7 @@ def test_a_gpu_without_a_handle() -> None:
         ({"uncorrected_ever": 3}, "3 uncorrected ECC errors in its life"),
         ({"retired": 4}, "4 pages retired"),
         ({"remapped": [1, 2, 0, 0]}, "2 rows remapped after uncorrectable"),
+        ({"remapped": [0, 1, 1, 0]}, "rows of its memory wait to be remapped"),
         ({"slowed_by": 0x48}, "slowed down by a hardware slowdown, the hardware for heat"),
         ({"fabric": [2, 0]}, "fabric in progress"),
         ({"fabric": [3, 999]}, "fabric failed"),

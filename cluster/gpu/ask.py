@@ -1,8 +1,9 @@
 """The program that asks NVML: every question and its answer, a line of JSON each, at once.
 
 A process of its own, because NVML may hang with the driver: whoever started it ends it, and what
-was said before is kept. Run by its file, so it needs the standard library and pynvml alone (the
-package nvidia-ml-py; never the copy inside Ray). A line is `{"of": [], "asked": "driver",
+was said before is kept. Should nobody be left to end it, it ends itself after as many seconds as
+its argument says. Run by its file, so it needs the standard library and pynvml alone (the package
+nvidia-ml-py; never the copy inside Ray). A line is `{"of": [], "asked": "driver",
 "value": ...}`, or with `"error"` and `"text"` for a question that failed; `of` has no number for
 the node, one for a GPU, two for a pair.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import signal
 import sys
 from collections.abc import Callable
 from itertools import combinations
@@ -29,6 +31,7 @@ Question = Callable[[Any, Any], Any]
 
 def main() -> None:
     """Ask everything that NVML has to say of this node."""
+    signal.alarm(int(sys.argv[1]))
     try:
         import pynvml
     except ImportError as error:
@@ -137,7 +140,12 @@ def _fabric(nvml: Any, handle: Any) -> list[int]:
 
 def _processes(listing: str) -> Question:
     def question(nvml: Any, handle: Any) -> list[list[int | None]]:
-        found = getattr(nvml, f"nvmlDeviceGet{listing}RunningProcesses_v3")(handle)
+        name = f"nvmlDeviceGet{listing}RunningProcesses"
+        found = _either(
+            nvml,
+            lambda: getattr(nvml, f"{name}_v3")(handle),
+            lambda: getattr(nvml, f"{name}_v2")(handle),
+        )
         return [[process.pid, process.usedGpuMemory] for process in found]
 
     return question

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from cluster.measured import Measured, Unmeasured
 BUDGET_SECONDS = 30.0
 """A node of 8 GPUs whose driver is not kept loaded takes some seconds for each."""
 
+_GRACE_SECONDS = 5
 _MAX_FILE = 1 << 12
 
 
@@ -35,7 +37,8 @@ def probe(
 
 def gather(*, budget: float = BUDGET_SECONDS, root: Path = Path("/")) -> Transcript:
     """Ask everything."""
-    outcome = run([sys.executable, "-P", ask.__file__], timeout=budget)
+    alarm = str(math.ceil(budget) + _GRACE_SECONDS)
+    outcome = run([sys.executable, "-P", ask.__file__, alarm], timeout=budget)
     failure = outcome.failure
     if outcome.timed_out:
         failure = f"NVML gave no answer within {budget:.3g} s (the driver hangs or loads slowly)"

@@ -113,9 +113,14 @@ def _remapping(gpu: Gpu) -> str:
     rows = gpu.remapped_rows
     if not isinstance(rows, RemappedRows):
         return ""
-    if rows.failed:
-        return "remapping a row of its memory failed: have the GPU replaced"
-    return f"rows of its memory wait to be remapped; {_reset(gpu)}" if rows.pending else ""
+    return "remapping a row of its memory failed: have the GPU replaced" if rows.failed else ""
+
+
+def _remapping_later(gpu: Gpu) -> str:
+    """By NVIDIA's account new work may be started: the bad rows are kept from it."""
+    rows = gpu.remapped_rows
+    pending = isinstance(rows, RemappedRows) and rows.pending and not rows.failed
+    return f"rows of its memory wait to be remapped; {_reset(gpu)}" if pending else ""
 
 
 def _remapped(gpu: Gpu) -> str:
@@ -175,6 +180,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_uncorrected_ever, bars=False),
     Rule(_retired, bars=False),
     Rule(_remapped, bars=False),
+    Rule(_remapping_later, bars=False),
     Rule(_mig_later, bars=False),
 )
 """The most telling first."""
