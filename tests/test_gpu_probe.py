@@ -138,7 +138,7 @@ def test_a_question_outlives_nobody(fake: Fake) -> None:
     ("mishap", "state", "why"),
     [
         ("not-loaded", Driver.ABSENT, "the NVIDIA driver is not loaded"),
-        ("crash", Driver.FAILED, "killed by signal 6"),
+        ("crash", Driver.FAILED, "GPUs could not be measured: asking NVML: killed by signal 6"),
     ],
 )
 def test_a_driver_that_fails(fake: Fake, mishap: str, state: Driver, why: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.command import run
+from cluster.command import Outcome, run
 from cluster.gpu import ask
 from cluster.gpu.assemble import assemble, bus_id
 from cluster.gpu.kernel_log import read_xids
@@ -39,15 +39,20 @@ def gather(*, budget: float = BUDGET_SECONDS, root: Path = Path("/")) -> Transcr
     """Ask everything."""
     alarm = str(math.ceil(budget) + _GRACE_SECONDS)
     outcome = run([sys.executable, "-P", ask.__file__, alarm], timeout=budget)
-    failure = outcome.failure
-    if outcome.timed_out:
-        failure = f"NVML gave no answer within {budget:.3g} s (the driver hangs or loads slowly)"
-    said = parse(outcome.text, failure)
+    said = parse(outcome.text, _failure(outcome, alarm, budget))
     if not _answers(said, "bus_id"):
         return said
     return replace(
         said, numa=_numa_nodes(root, said), names=_names(root, said), xid=read_xids(root)
     )
+
+
+def _failure(outcome: Outcome, alarm: str, budget: float) -> str:
+    """How the program ended, without its command line and the answers that it printed."""
+    if outcome.timed_out:
+        return f"NVML gave no answer within {budget:.3g} s (the driver hangs or loads slowly)"
+    why = outcome.failure.partition(f" {alarm}: ")[2].partition(": {")[0] or outcome.failure
+    return f"asking NVML: {why}" if why else ""
 
 
 def _numa_nodes(root: Path, said: Transcript) -> dict[str, Measured[int]]:

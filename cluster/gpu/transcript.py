@@ -81,16 +81,16 @@ def parse(text: str, failure: str) -> Transcript:
     """Read the program's lines; `failure` says how it ended, empty for well."""
     answers: dict[tuple[Subject, str], Any] = {}
     failures: dict[tuple[Subject, str], Failure] = {}
-    last = "the beginning"
+    last = ""
     for key, line in _lines(text):
         if "error" in line:
             failures[key] = Failure(str(line["error"]), str(line.get("text", "")))
         else:
             answers[key] = line.get("value")
-        last = _word(*key)
+        last = f", after {_word(*key)}"
     ended = (NODE, "end") in answers or (NODE, "init") in failures
     silence = failure or ("" if ended else "the program that asks NVML stopped")
-    return Transcript(answers, failures, f"{silence}, after {last}" if silence else "")
+    return Transcript(answers, failures, silence and silence + last)
 
 
 def _lines(text: str) -> Iterator[tuple[tuple[Subject, str], dict[str, Any]]]:
