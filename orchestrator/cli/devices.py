@@ -13,6 +13,7 @@ from orchestrator.cli.common import fail, json_option, print_json
 
 if TYPE_CHECKING:
     from cluster.ascend.report import NodeReport
+    from cluster.gpu.report import GpuNodeReport
     from cluster.simulated.directory import NodeDirectory
     from cluster.simulated.node import SimulatedNode
 
@@ -38,7 +39,7 @@ class _Devices(click.Group):
 @json_option
 @click.pass_context
 def devices(ctx: click.Context, as_json: bool) -> None:
-    """Show this node's devices: health, fault level, memory, NUMA node, network, processes."""
+    """Show this node's devices: health, memory, NUMA node, how they are joined, processes."""
     if ctx.invoked_subcommand is None:
         _list(as_json=as_json)
     elif as_json:
@@ -56,15 +57,17 @@ def _list(*, as_json: bool) -> None:
     from cluster import cpu
 
     report = look()
+    gpus = look_for_gpus()
     cpus = cpu.measure()
     if as_json:
         budget = {**vars(cpus), "numa": [vars(node) for node in cpus.numa]}
-        print_json({"schema": 1, **report.to_document(), "cpus": budget})
+        found = {**report.to_document(), "gpus": gpus.to_document(), "cpus": budget}
+        print_json({"schema": 1, **found})
     else:
         from orchestrator.cli.device_table import show
 
-        show(report, cpus)
-    if report.tool is not None and not report.answered:
+        show(report, cpus, gpus)
+    if gpus.failed or (report.tool is not None and not report.answered):
         raise SystemExit(EXIT_FAILED)
 
 
@@ -80,6 +83,15 @@ def look() -> NodeReport:
         fail(str(error))
     with progress("asking npu-smi and hccn_tool"):
         return probe(place, os.environ)
+
+
+def look_for_gpus() -> GpuNodeReport:
+    """Probe this machine's GPUs."""
+    from cluster.gpu.probe import probe
+    from orchestrator.cli.progress import progress
+
+    with progress("asking the NVIDIA driver"):
+        return probe(os.environ)
 
 
 @devices.command()
