@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import enum
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cluster.ascend.hccn import Ping
 from cluster.ascend.report import DeviceReport
-from cluster.ascend.values import Link, Measured, NetHealth, Unmeasured
+from cluster.ascend.values import Link, NetHealth, Process
+from cluster.gpu.report import GpuReport
+from cluster.gpu.values import GpuProcess
+from cluster.measured import Measured, Memory, Unmeasured
 
 SLOW = 1.5
 """A device is slow from this many times the median of all devices' times."""
@@ -23,6 +27,8 @@ ENOUGH_TO_COMPARE = 3
 
 LATE_SECONDS = 10.0
 """A rank is late from so many seconds behind the median of all ranks."""
+
+_Processes: TypeAlias = Sequence[Process | GpuProcess]
 
 _REASON = 120
 _IDLE_SHARE = 0.10
@@ -110,8 +116,19 @@ def look(name: str, report: DeviceReport, ping: Measured[Ping]) -> list[Result]:
         _link(name, report.link),
         _network(name, report.net_health),
         _ping(name, ping),
-        _memory(name, report),
-        _processes(name, report),
+        _memory(name, report.memory, report.processes),
+        _processes(name, report.processes),
+    ]
+
+
+def look_at_gpu(name: str, report: GpuReport) -> list[Result]:
+    """What the probe of a GPU tells."""
+    verdict, gpu = report.verdict, report.gpu
+    told = verdict.why or "; ".join(verdict.concerns)
+    return [
+        passed(name, Check.HEALTH, told) if verdict.usable else failed(name, Check.HEALTH, told),
+        _memory(name, gpu.memory, gpu.processes),
+        _processes(name, gpu.processes),
     ]
 
 
@@ -154,9 +171,8 @@ def _ping(name: str, ping: Measured[Ping]) -> Result:
     )
 
 
-def _memory(name: str, report: DeviceReport) -> Result:
+def _memory(name: str, memory: Measured[Memory], processes: Measured[_Processes]) -> Result:
     """Memory that is in use while no process is listed: leftovers, or somebody unseen."""
-    memory, processes = report.memory, report.processes
     if isinstance(memory, Unmeasured):
         return unmeasured(name, Check.MEMORY, memory.why)
     told = f"{memory.used / 1024:.1f} of {memory.total / 1024:.0f} GB in use"
@@ -165,12 +181,11 @@ def _memory(name: str, report: DeviceReport) -> Result:
     return failed(
         name,
         Check.MEMORY,
-        f"{told} and npu-smi lists no process: what a killed one left, or one of another container",
+        f"{told} and no process is listed: what a killed one left, or one of another container",
     )
 
 
-def _processes(name: str, report: DeviceReport) -> Result:
-    held = report.processes
+def _processes(name: str, held: Measured[_Processes]) -> Result:
     if isinstance(held, Unmeasured):
         return unmeasured(name, Check.PROCESSES, held.why)
     if not held:

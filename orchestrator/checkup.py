@@ -17,15 +17,17 @@ from cluster.ascend.pings import pings
 from cluster.ascend.place import find
 from cluster.ascend.probe import probe
 from cluster.ascend.report import DeviceReport, codes_of, devices_of
-from cluster.ascend.values import Measured, Unmeasured
 from cluster.bars import name_of, reasons
 from cluster.device import Device, DeviceKind
+from cluster.gpu import probe as gpu
+from cluster.gpu.report import devices_of as gpus_of
+from cluster.measured import Measured, Unmeasured
 from cluster.preflight import Check, Product, Reduced, Result, Verdict, unmeasured
 from cluster.simulated.directory import NodeDirectory
 from cluster.simulated.node_file import load
 from orchestrator import trials
 from orchestrator.device_book import book_for
-from orchestrator.found import LOCAL, SIMULATED, look_for, note
+from orchestrator.found import LOCAL, SIMULATED, note
 from orchestrator.trials import Subject
 
 RANK_GB = 0.4
@@ -72,7 +74,7 @@ def look_at(kind: DeviceKind, environment: Mapping[str, str]) -> Node:
         return _ascend(environment)
     if kind is DeviceKind.CPU:
         return Node(kind, _cpus())
-    return _others(kind, environment)
+    return _gpus(environment)
 
 
 def _ascend(environment: Mapping[str, str]) -> Node:
@@ -99,16 +101,19 @@ def _ascend(environment: Mapping[str, str]) -> Node:
 
 
 def _kept_out(report: DeviceReport, results: Iterable[Result]) -> str:
-    """Why no process of ours may touch the device; a bar does not, for who lifts it wants to know.
-
-    Memory in use by nobody may be that of a job in another container, whose processes are unseen.
-    """
+    """Why no process of ours may touch the device. A bar does not: who lifts it wants to know."""
     if report.withheld:
         return report.withheld
-    suspicious = [r.why for r in results if (r.check, r.verdict) == (Check.MEMORY, Verdict.FAIL)]
-    values = (report.processes, report.logical, report.memory)
-    unknown = [value.why for value in values if isinstance(value, Unmeasured)]
-    return next(iter([*suspicious, *unknown]), "")
+    unknown = report.logical.why if isinstance(report.logical, Unmeasured) else ""
+    return unknown or _may_be_in_use(results)
+
+
+def _may_be_in_use(results: Iterable[Result]) -> str:
+    """Processes of another container are not listed; their memory is counted."""
+    telling = (Check.MEMORY, Check.PROCESSES)
+    return next(
+        (r.why for r in results if r.check in telling and r.verdict is not Verdict.PASS), ""
+    )
 
 
 def _subject(device: Device, simulated: str) -> Subject:
@@ -131,35 +136,20 @@ def _cpus() -> tuple[Candidate, ...]:
     )
 
 
-def _others(kind: DeviceKind, environment: Mapping[str, str]) -> Node:
-    """Devices of which only the judgement is known: withheld or not."""
-    found = look_for(kind, environment)
-    devices = [device for node in found.inventory.nodes for device in node.devices]
+def _gpus(environment: Mapping[str, str]) -> Node:
+    report = gpu.probe(environment)
+    if not report.devices:
+        return Node(DeviceKind.GPU, missing=report.why)
+    devices, _ = gpus_of(report, LOCAL)
     now = time.time()
-    barred = book_for(found.simulated, environment).barred(devices, now)
-    return Node(
-        kind,
-        tuple(
-            Candidate(
-                _subject(device, found.simulated),
-                (
-                    _judged(name_of(device), found.withheld.get(device.key, "")),
-                    preflight.barred(name_of(device), reasons(barred.get(device.key, ()), now)),
-                ),
-                found.withheld.get(device.key, ""),
-            )
-            for device in devices
-        ),
-        found.simulated,
-        found.missing,
-        found.notes,
-    )
-
-
-def _judged(name: str, why: str) -> Result:
-    return (
-        preflight.failed(name, Check.HEALTH, why) if why else preflight.passed(name, Check.HEALTH)
-    )
+    barred = book_for("", environment).barred(devices, now)
+    candidates = []
+    for device, one in zip(devices, report.devices, strict=True):
+        name, why = name_of(device), reasons(barred.get(device.key, ()), now)
+        results = (*preflight.look_at_gpu(name, one), preflight.barred(name, why))
+        kept_out = one.withheld or _may_be_in_use(results)
+        candidates.append(Candidate(Subject(name, device), results, kept_out))
+    return Node(DeviceKind.GPU, tuple(candidates), notes=report.problems)
 
 
 def examine(node: Node, environment: Mapping[str, str], effort: Effort) -> list[Result]:

@@ -13,6 +13,9 @@ from cluster.ascend.probe import probe
 from cluster.ascend.report import NodeReport, codes_of, devices_of
 from cluster.ascend.table_facts import server_facts
 from cluster.device import Device, DeviceKind, Inventory, Node
+from cluster.gpu import probe as gpu
+from cluster.gpu.report import GpuNodeReport
+from cluster.gpu.report import devices_of as gpus_of
 from cluster.rank_table import ServerFacts
 from orchestrator.device_book import BadBook, DeviceBook, book_for
 
@@ -63,8 +66,9 @@ def look_for(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
     here = Node(LOCAL, own_address(), cpu.measure())
     if kind is DeviceKind.ASCEND:
         return _ascend(here, environment)
-    missing = "" if kind is DeviceKind.CPU else f"muster cannot look for {kind.value} devices yet"
-    return Found(Inventory((here,)), missing=missing)
+    if kind is DeviceKind.GPU:
+        return of_gpus(gpu.probe(environment), here)
+    return Found(Inventory((here,)))
 
 
 def _ascend(here: Node, environment: Mapping[str, str]) -> Found:
@@ -131,6 +135,22 @@ def of_report(report: NodeReport, here: Node) -> Found:
         {here.name: server_facts(report, here.address)},
         tuple(notes),
         report.simulated,
+    )
+
+
+def of_gpus(report: GpuNodeReport, here: Node) -> Found:
+    """The machine `here` with the GPUs of a report."""
+    if not report.devices and not report.failed:
+        return Found(Inventory((here,)), missing=report.why)
+    devices, withheld = gpus_of(report, here.name)
+    named = [(d.key, one) for d, one in zip(devices, report.devices, strict=True)]
+    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
+    return Found(
+        Inventory((replace(here, devices=devices),)),
+        withheld,
+        {key: one.verdict.why for key, one in named if not one.verdict.usable},
+        {key: one.concerns for key, one in named if one.concerns},
+        notes=tuple(filter(None, (report.why, *notes, *report.problems))),
     )
 
 

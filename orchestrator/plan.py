@@ -371,6 +371,8 @@ class _Gang:
             held = self._devices_of(assignment.node)
             contract[visible] = ",".join(map(str, held))
             contract["DEVICE_ID"] = str(held.index(assignment.device.asked_for))
+            if self.spec.resources.device is DeviceKind.GPU:
+                contract["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # CUDA's own is the fastest first
         if self.table is not None:
             contract["RANK_TABLE_FILE"] = str(self.table.path)
         if self.dynamic:

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import IO, Any, TypeVar
 
-from cluster.ascend.values import Measured, Unmeasured
 from cluster.device import Device, DeviceKind
+from cluster.measured import Measured, Unmeasured
 from cluster.ports import lease_port
 from cluster.preflight import Product, Reduced
 from orchestrator.device_trial import ORDER, PHASE, Order
@@ -142,6 +142,7 @@ def _environment(subjects: Sequence[Subject], inherited: Mapping[str, str]) -> d
     variable = subjects[0].device.kind.visible_variable
     if variable and not subjects[0].simulated:
         made[variable] = ",".join(map(str, sorted(one.device.asked_for for one in subjects)))
+        made["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as the ids count; CUDA's own is otherwise
     return made
 
 

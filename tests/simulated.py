@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.ascend.assemble import assemble
-from cluster.ascend.command import Outcome
 from cluster.ascend.npu_smi import MainTable
 from cluster.ascend.place import Place
 from cluster.ascend.report import NodeReport
 from cluster.ascend.transcript import MAIN, Question, Transcript, further
+from cluster.command import Outcome
 from cluster.simulated import hccn_tool, npu_smi
 from cluster.simulated.faults import parse, switch_on
 from cluster.simulated.node import SimulatedNode, make

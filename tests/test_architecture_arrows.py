@@ -20,6 +20,7 @@ FOLDED = (
     "orchestrator.cli",
     "orchestrator.jobfile",
     "cluster.ascend",
+    "cluster.gpu",
     "cluster.rank_table",
     "cluster.simulated",
 )  # one line each on the map
@@ -28,14 +29,16 @@ RAY = {"cluster.ray_node"}
 RICH = {
     "orchestrator.cli.device_check",
     "orchestrator.cli.device_table",
+    "orchestrator.cli.gpu_table",
     "orchestrator.cli.plan",
     "orchestrator.cli.progress",
     "orchestrator.display",
 }
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
+PYNVML = {"cluster.gpu.ask"}  # a process of its own: the driver may hang
 SUBPROCESS = {
-    "cluster.ascend.command",  # asks npu-smi and hccn_tool
+    "cluster.command",  # asks npu-smi and hccn_tool, and the program that asks NVML
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_client",  # the controller starts Ray's keeper
     "cluster.ray_keeper",  # which starts Ray's driver
@@ -44,8 +47,9 @@ SUBPROCESS = {
     "orchestrator.trials",  # tries devices before a start
 }
 SIGNAL = {
-    "cluster.ascend.command",  # ends a tool that hangs
+    "cluster.command",  # ends a tool that hangs
     "cluster.detach",
+    "cluster.gpu.ask",  # an alarm, for when nobody is left to end it
     "cluster.leftovers",
     "cluster.ray_keeper",
     "cluster.ray_node",
@@ -164,6 +168,7 @@ def test_rooms_import_along_the_arrows(room: str, allowed: tuple[str, ...]) -> N
     ("package", "allowed"),
     [
         ("ray", RAY),
+        ("pynvml", PYNVML),
         ("subprocess", SUBPROCESS),
         ("signal", SIGNAL),
         ("rich", RICH),

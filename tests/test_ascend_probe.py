@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ascend.command import run
 from cluster.ascend.place import NoSuchNode, find
 from cluster.ascend.probe import probe
 from cluster.ascend.values import Unmeasured
+from cluster.command import run
 from cluster.simulated.directory import VARIABLE, NodeDirectory
 from cluster.simulated.node_file import save
 from cluster.simulated.rehearsal import create

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.ascend.assemble import assemble
-from cluster.ascend.command import Outcome
 from cluster.ascend.faults import Level
 from cluster.ascend.report import NodeReport, devices_of
 from cluster.ascend.transcript import MAIN, Transcript, further, health
 from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unmeasured
+from cluster.command import Outcome
 from cluster.simulated.faults import KINDS
 from cluster.simulated.models import MODELS
 from tests import ascend_samples as samples

@@ -9,8 +9,11 @@ import pytest
 from cluster import preflight
 from cluster.ascend.hccn import Ping
 from cluster.ascend.report import DeviceReport
-from cluster.ascend.values import Memory, Unmeasured
+from cluster.measured import Memory, Unmeasured
+from cluster.preflight import Verdict
 from orchestrator.checkup import _kept_out
+from tests.gpus import GB, bare, well
+from tests.gpus import report as report_of_gpus
 from tests.simulated import node, report
 
 
@@ -51,3 +54,26 @@ def test_what_the_variable_leaves_out_is_left_alone() -> None:
     """Its user has said which devices are theirs."""
     devices = report(node("910B3", 2), {"ASCEND_RT_VISIBLE_DEVICES": "1"}).devices
     assert [bool(kept_out(device)) for device in devices] == [True, False]
+
+
+def test_a_gpu_is_looked_at_too() -> None:
+    """Its errors, memory of nobody, and processes; what it does not offer is not measured."""
+    told = [
+        {
+            result.check.value: result.verdict
+            for result in preflight.look_at_gpu("gpu:0", one)
+            if result.verdict is not Verdict.PASS
+        }
+        for one in report_of_gpus(
+            [
+                well(0),
+                well(1, memory=[40 * GB, 141 * GB]),
+                well(2, uncorrected=3),
+                well(3, memory=[40 * GB, 141 * GB], compute=[[71, 40 * GB]]),
+                bare(4),
+            ]
+        ).devices
+    ]
+    unknown = dict.fromkeys(("memory", "processes"), Verdict.UNMEASURED)
+    fail = Verdict.FAIL
+    assert told == [{}, {"memory": fail}, {"health": fail}, {"processes": fail}, unknown]

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from model.arguments import parse
 from orchestrator.cli.plan import plan
+from orchestrator.found import find_nodes
 from orchestrator.jobfile import load
 from orchestrator.spec import DeviceKind, JobSpec
 from orchestrator.support import not_built
@@ -116,6 +117,8 @@ def test_cpu_jobs_can_be_run_as_they_are(file: Path) -> None:
 def test_every_job_can_be_planned_on_any_machine(name: str) -> None:
     """Devices that cannot be looked for are assumed, and the plan says so."""
     _, _, device, ranks = ORIGINAL[name]
+    if device is DeviceKind.GPU and not find_nodes(device, {}).missing:
+        pytest.skip("this machine has an NVIDIA driver: its own GPUs are planned with")
     done = CliRunner().invoke(plan, [str(job_file(name)), "--json"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

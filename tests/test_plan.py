@@ -151,6 +151,23 @@ def test_nothing_of_an_outer_run_leaks(mode: str) -> None:
     assert user_environment({**HOME, **FOREIGN}).keys() <= {*HOME, "PYTHONPATH"}
 
 
+@pytest.mark.parametrize("inherited", [{}, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}])
+def test_gpus_are_numbered_as_the_plan_numbers_them(inherited: dict[str, str]) -> None:
+    """CUDA counts in the order of PCI bus ids, as the probe does, whatever the user had set."""
+    spec = job("resources.device=gpu")
+    devices = tuple(Device(DeviceKind.GPU, "local", index) for index in (3, 5))
+    node = Node("local", "127.0.0.1", CpuBudget((0, 1)), devices)
+    placement = allocate(Inventory((node,)), request_for(spec))
+    assert isinstance(placement, Placement)
+    attempt = Attempt(1, "run-1", None, 20001)
+    made = make_plan(spec, placement, attempt, RUN, SPOOL, {**HOME, **inherited})
+    for number, rank in enumerate(made.ranks):
+        assert rank.process.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert rank.process.environment["CUDA_VISIBLE_DEVICES"] == "3,5"
+        assert rank.process.environment["DEVICE_ID"] == str(number)
+    assert "CUDA_DEVICE_ORDER" not in plan().ranks[0].environment
+
+
 def test_the_jobs_environment_wins() -> None:
     """What the job sets beats the user's and our defaults, also for what is read at import."""
     made = plan("env={GLOG_v: '3', OMP_NUM_THREADS: '7', LANG: C}")

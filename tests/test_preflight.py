@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cluster.ascend.hccn import Ping, parse_gateway, parse_netdetect, parse_ping
 from cluster.ascend.transcript import ping as ping_question
 from cluster.ascend.transcript import port
-from cluster.ascend.values import Unmeasured
+from cluster.measured import Unmeasured
 from cluster.preflight import (
     Check,
     Product,
@@ -68,7 +68,7 @@ def test_memory_of_nobody_is_suspicious() -> None:
     """More in use than an idle device takes, and no process: told, with the amount."""
     from dataclasses import replace
 
-    from cluster.ascend.values import Memory
+    from cluster.measured import Memory
 
     (device,) = report(node("910B3", 1)).devices
     used = replace(device, memory=Memory(20000, 65536))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ascend.values import Unmeasured
 from cluster.device import Device, DeviceKind
+from cluster.measured import Unmeasured
 from cluster.preflight import Product, Reduced
 from orchestrator import trials
 from orchestrator.processes import marked

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cluster.ascend import hccn
-from cluster.ascend.command import Outcome
 from cluster.ascend.hccn import Ping
 from cluster.ascend.place import Place
 from cluster.ascend.probe import BUDGET_SECONDS, QUESTION_SECONDS, ask
 from cluster.ascend.transcript import Question, ping, port
-from cluster.ascend.values import Measured, Unmeasured
+from cluster.command import Outcome
+from cluster.measured import Measured, Unmeasured
 
 _PARSERS = {"netdetect": hccn.parse_netdetect, "gateway": hccn.parse_gateway}
 

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from cluster.ascend.assemble import assemble
-from cluster.ascend.command import Outcome, run
 from cluster.ascend.npu_smi import MainTable
 from cluster.ascend.place import Place
 from cluster.ascend.report import NodeReport
 from cluster.ascend.transcript import MAIN, Question, Transcript, further
 from cluster.ascend.values import Measured, Unmeasured
+from cluster.command import Outcome, run
 
 QUESTION_SECONDS = 5.0
 BUDGET_SECONDS = 20.0

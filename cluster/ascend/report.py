@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.ascend.faults import Level
 from cluster.ascend.values import Health, Link, Measured, Memory, NetHealth, Process, Unmeasured
 from cluster.device import Device, DeviceKind, Fabric
+from cluster.measured import as_document
 
 _NO_SUPER_POD = Unmeasured("only A3 has super-pods")
 
@@ -127,7 +126,7 @@ class NodeReport:
 
     def to_document(self) -> dict[str, Any]:
         """The report as JSON values; what was not measured is `{"unmeasured": why}`."""
-        document = _document(self)
+        document = as_document(self)
         assert isinstance(document, dict)
         for device, values in zip(self.devices, document["devices"], strict=True):
             values |= {"withheld": device.withheld or None, "simulated": bool(self.simulated)}
@@ -169,17 +168,3 @@ def codes_of(report: NodeReport) -> dict[str, tuple[str, ...]]:
         for one in report.devices
         if isinstance(one.physical, int) and isinstance(one.codes, tuple)
     }
-
-
-def _document(value: Any) -> Any:
-    if isinstance(value, Unmeasured):
-        return {"unmeasured": value.why}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if is_dataclass(value):
-        return {field.name: _document(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
-        return [_document(one) for one in value]
-    if isinstance(value, Mapping):
-        return {name: _document(one) for name, one in value.items()}
-    return value

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.ascend.command import Outcome
 from cluster.ascend.npu_smi import Chip, MainTable, parse_table
 from cluster.ascend.values import Measured, Unmeasured
 from cluster.ascend.visible import physical_ids
+from cluster.command import Outcome
 
 Question = tuple[str, ...]
 """A tool's name and its arguments."""

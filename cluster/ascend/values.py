@@ -1,28 +1,18 @@
-"""Values of a device as its tools state them, and the value for what could not be measured."""
+"""Values of an Ascend device as its tools state them."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
 
-_T = TypeVar("_T")
+from cluster.measured import Measured, Memory, Unmeasured
 
-
-@dataclass(frozen=True)
-class Unmeasured:
-    """What could not be found out, and why: neither zero, nor absent, nor healthy."""
-
-    why: str
+__all__ = ["Absent", "Health", "Link", "Measured", "Memory", "NetHealth", "Process", "Unmeasured"]
 
 
 @dataclass(frozen=True)
 class Absent(Unmeasured):
     """The tool was asked and said that there is none: known, and still nothing to work with."""
-
-
-Measured: TypeAlias = _T | Unmeasured
-"""`Measured[int]`: a number, or the reason why there is none."""
 
 
 class Health(enum.Enum):
@@ -63,14 +53,6 @@ class NetHealth(enum.Enum):
     def well(self) -> bool:
         """Whether the network can be relied on, or has not been checked by the device yet."""
         return self in (NetHealth.SUCCESS, NetHealth.INIT)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A device's memory in MB."""
-
-    used: int
-    total: int
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from rich.text import Text
 from cluster.ascend.report import DeviceReport, NodeReport
 from cluster.ascend.values import Health, Unmeasured
 from cluster.cpu import CpuBudget, format_cpu_list
+from cluster.gpu.report import GpuNodeReport
 from cluster.simulated.directory import VARIABLE
 from cluster.simulated.faults import KINDS
+from orchestrator.cli import gpu_table
 
 _HEALTH_STYLES = {Health.OK: "green", Health.WARNING: "yellow"}
 _PIPE_WIDTH = 160
@@ -25,7 +27,12 @@ _WIDE = 128
 """Columns of a terminal that hold the whole table; in a narrower one it is two."""
 
 
-def show(report: NodeReport, cpus: CpuBudget, barred: Mapping[str, str] | None = None) -> None:
+def show(
+    report: NodeReport,
+    cpus: CpuBudget,
+    gpus: GpuNodeReport | None = None,
+    barred: Mapping[str, str] | None = None,
+) -> None:
     """All devices, what keeps each from jobs, bars by the device's name among it, and the CPUs."""
     console = _console()
     if report.tool is None:
@@ -34,6 +41,8 @@ def show(report: NodeReport, cpus: CpuBudget, barred: Mapping[str, str] | None =
             console.print(f"  {place}", highlight=False, markup=False)
     else:
         _show_devices(console, report)
+    if gpus is not None:
+        gpu_table.show(console, gpus)
     for name, why in (barred or {}).items():
         _say(console, f"not to be used: {name}: {why}", "red")
     _show_cpus(console, cpus)

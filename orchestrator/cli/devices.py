@@ -15,6 +15,7 @@ from orchestrator.cli.device_check import check
 
 if TYPE_CHECKING:
     from cluster.ascend.report import NodeReport
+    from cluster.gpu.report import GpuNodeReport
     from cluster.simulated.directory import NodeDirectory
     from cluster.simulated.node import SimulatedNode
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def devices(ctx: click.Context, as_json: bool) -> None:
-    """Show this node's devices: health, fault level, memory, NUMA node, network, processes."""
+    """Show this node's devices: health, memory, NUMA node, how they are joined, processes."""
     if ctx.invoked_subcommand is None:
         _list(as_json=as_json)
     elif as_json:
@@ -45,24 +46,31 @@ def list_devices(as_json: bool) -> None:
 def _list(*, as_json: bool) -> None:
     from cluster import cpu
     from cluster.ascend.report import codes_of, devices_of
+    from cluster.gpu.report import devices_of as gpus_of
     from orchestrator.cli.device_bars import bars_of, mark
 
     report = look()
-    bars = bars_of(devices_of(report, "")[0], report.simulated, codes_of(report))
+    gpus = look_for_gpus()
+    bars = {
+        "ascend": bars_of(devices_of(report, "")[0], report.simulated, codes_of(report)),
+        "gpu": bars_of(gpus_of(gpus, "")[0]),
+    }
+    problems = list(dict.fromkeys(one.problem for one in bars.values() if one.problem))
     cpus = cpu.measure()
     if as_json:
         budget = {**vars(cpus), "numa": [vars(node) for node in cpus.numa]}
-        found = report.to_document()
-        mark({f"ascend:{one['physical']}": one for one in found["devices"]}, bars)
-        unknown = bars.problem if bars.unreadable else None
-        print_json({"schema": 1, **found, "bars_unknown": unknown, "cpus": budget})
+        found = {**report.to_document(), "gpus": gpus.to_document(), "cpus": budget}
+        mark({f"ascend:{one['physical']}": one for one in found["devices"]}, bars["ascend"])
+        mark({f"gpu:{one['index']}": one for one in found["gpus"]["devices"]}, bars["gpu"])
+        print_json({"schema": 1, **found, "bars_unknown": "; ".join(problems) or None})
     else:
         from orchestrator.cli.device_table import show
 
-        show(report, cpus, bars.reasons)
-    if bars.problem:
-        click.echo(bars.problem, err=True)
-    if bars.unreadable or (report.tool is not None and not report.answered):
+        show(report, cpus, gpus, {**bars["ascend"].reasons, **bars["gpu"].reasons})
+    for problem in problems:
+        click.echo(problem, err=True)
+    unreadable = any(one.unreadable for one in bars.values())
+    if unreadable or gpus.failed or (report.tool is not None and not report.answered):
         raise SystemExit(EXIT_FAILED)
 
 
@@ -78,6 +86,15 @@ def look() -> NodeReport:
         fail(str(error))
     with progress("asking npu-smi and hccn_tool"):
         return probe(place, os.environ)
+
+
+def look_for_gpus() -> GpuNodeReport:
+    """Probe this machine's GPUs."""
+    from cluster.gpu.probe import probe
+    from orchestrator.cli.progress import progress
+
+    with progress("asking the NVIDIA driver"):
+        return probe(os.environ)
 
 
 @devices.command()

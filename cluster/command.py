@@ -21,7 +21,10 @@ _HARMLESS[ord("\r")] = ""
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a command. `failure` is empty only if it ended with 0 in time."""
+    """What came of a command. `failure` is empty only if it ended with 0 in time.
+
+    `text` is its output, or as much of it as came before the time was up.
+    """
 
     text: str
     failure: str = ""
@@ -63,7 +66,8 @@ def _follow(process: subprocess.Popen[bytes], name: str, timeout: float) -> Outc
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready and time.monotonic() >= deadline:
-                return Outcome("", f"{name}: no answer within {timeout:.3g} s", timed_out=True)
+                why = f"{name}: no answer within {timeout:.3g} s"
+                return Outcome(_text(said[1]), why, timed_out=True)
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
                 said[key.data] += data
@@ -74,7 +78,8 @@ def _follow(process: subprocess.Popen[bytes], name: str, timeout: float) -> Outc
     try:
         code = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return Outcome("", f"{name}: did not end within {timeout:.3g} s", timed_out=True)
+        why = f"{name}: did not end within {timeout:.3g} s"
+        return Outcome(_text(said[1]), why, timed_out=True)
     return _outcome(name, code, _text(said[1]), _text(said[2]))
 
 
