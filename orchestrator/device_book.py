@@ -68,7 +68,13 @@ class DeviceBook:
 
     def bar(self, *bars: Bar) -> None:
         """Add bars; one by the same on the same device and for the same fault is replaced."""
-        self._change(lambda pages: _Pages(_added(pages.bars, bars), pages.episodes))
+        now = max((bar.since for bar in bars), default=0.0)
+
+        def change(pages: _Pages) -> _Pages:
+            held = [bar for bar in pages.bars if bar.in_force(now)]
+            return _Pages(_added(held, bars), pages.episodes)
+
+        self._change(change)
 
     def unbar(self, devices: Collection[str], now: float) -> tuple[str, ...]:
         """Lift all bars of these devices and forget their faults; returns those that had one."""

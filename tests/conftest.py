@@ -30,6 +30,8 @@ LEFT_BEHIND_DEADLINE = 15.0
 _MARK = "PYTEST_SESSION_MARK"
 _TOKEN = secrets.token_hex(8)
 os.environ[_MARK] = _TOKEN
+# Nothing that was barred on this machine, and never made unless a test bars something.
+os.environ["MUSTER_HOME"] = str(Path(tempfile.gettempdir()) / f"home-of-tests-{_TOKEN}")
 
 _BEFORE = pytest.StashKey[frozenset[str]]()
 _LEFT = pytest.StashKey[list[str]]()

@@ -65,6 +65,13 @@ def test_bars_are_kept_and_expire(book: DeviceBook) -> None:
     assert book.bars(NOW) == ()
 
 
+def test_what_has_expired_is_forgotten(book: DeviceBook) -> None:
+    """The file does not grow with every bar that ever was."""
+    for day in range(3):
+        book.bar(Bar(f"ascend:{day}", "x", NOW + 86400 * day, NOW + 86400 * day + 60))
+    assert len(json.loads(book.path.read_text())["bars"]) == 1
+
+
 def test_the_reasons_of_a_node(book: DeviceBook) -> None:
     """By the keys of its devices, all bars of one together."""
     devices = tuple(Device(DeviceKind.ASCEND, "a", index) for index in (0, 1))
