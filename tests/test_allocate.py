@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.affinity import Bind
 from cluster.allocate import Placement, Refusal, Request, allocate
+from cluster.cpu import NumaNode
 from cluster.device import Device, DeviceKind, Inventory, Node
 from tests import fabrics
 from tests.fabrics import nodes_of, placed
@@ -191,6 +193,18 @@ def test_nodes_that_are_alike_get_the_same_cpus() -> None:
     got = placed(Inventory((few, many, alike)), Request(DeviceKind.ASCEND, 24)).assignments
     sizes = {a.node: len(a.cpus) for a in got}
     assert sizes == {"8": 1, "8-b": 1, "16": 2}
+
+
+def test_nodes_that_differ_in_numa_alone_are_not_alike() -> None:
+    """The same CPUs on other NUMA nodes are other sets."""
+    one = fabrics.node("a", *fabrics.mesh([0, 1]), cpus=4)
+    halves = {"b": ((0, 1), (2, 3)), "c": ((0, 2), (1, 3))}
+    nodes = [
+        replace(one, name=name, cpus=replace(one.cpus, numa=(NumaNode(0, p), NumaNode(1, q))))
+        for name, (p, q) in halves.items()
+    ]
+    got = placed(Inventory(tuple(nodes)), Request(DeviceKind.ASCEND, 4)).assignments
+    assert [a.cpus for a in got] == [(0, 1), (2, 3), (0, 2), (1, 3)]
 
 
 def test_a_slot_can_be_barred() -> None:

@@ -119,6 +119,12 @@ def test_other_reasons(request_: Request, nodes: list[Node], reason: str) -> Non
     assert why(request_, *nodes) == reason
 
 
+def test_names_come_in_order() -> None:
+    """However the inventory lists the nodes."""
+    nodes = [node(name) for name in "dbca"]
+    assert why(Request(ASCEND, 1), *nodes) == "needs 1 NPU; a, b, c and 1 more have none"
+
+
 def test_long_words_are_cut() -> None:
     """Names, reasons and their number are bounded, and nothing breaks the line."""
     reasons = {
