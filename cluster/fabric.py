@@ -1,8 +1,8 @@
 """Which devices of one node go together: a rule for each fabric, in one table. Pure.
 
-The rules of rings and pairs are those of MindCluster's affinity scheduling. A device whose ring
-or card is unknown, although the node has rings or pairs, serves alone or with all eight.
-Devices come sorted by index, and sets are returned so.
+The rules of rings and pairs are those of MindCluster's affinity scheduling. Where a node has
+rings, a device whose ring is unknown serves alone or with all eight; where it has pairs, a die
+whose card is unknown serves alone. Devices come sorted by index, and sets are returned so.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster import affinity
 from cluster.affinity import Bind
 from cluster.allocate import Placement, Refusal, Request, allocate
 from cluster.cpu import NumaNode
@@ -193,6 +195,22 @@ def test_nodes_that_are_alike_get_the_same_cpus() -> None:
     got = placed(Inventory((few, many, alike)), Request(DeviceKind.ASCEND, 24)).assignments
     sizes = {a.node: len(a.cpus) for a in got}
     assert sizes == {"8": 1, "8-b": 1, "16": 2}
+
+
+def test_cpu_sets_are_worked_out_once_for_nodes_that_are_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty nodes with equal CPUs, measured each on its own, cost as much as one."""
+    calls = []
+
+    def counted(*arguments: Any, **options: Any) -> affinity.Binding:
+        calls.append(arguments)
+        return affinity.bind(*arguments, **options)
+
+    monkeypatch.setattr("cluster.allocate.bind", counted)
+    cluster = Inventory(tuple(node(f"n{i:02}", ascend=8) for i in range(20)))
+    placed(cluster, Request(DeviceKind.ASCEND, 160))
+    assert len(calls) == 1
 
 
 def test_nodes_that_differ_in_numa_alone_are_not_alike() -> None:
