@@ -1,32 +1,28 @@
 """Devices for a job: all that it asks for or none, the same answer whatever the order asked.
 
-A pure function of the inventory and the request. Accelerators are counted; CPU slots are
-not: a CPU node offers as many as are asked for, and its real CPUs are then shared out.
+A pure function of the inventory and the request. Which nodes is `selection`'s, which devices of
+a node `fabric`'s, which CPUs `affinity`'s. Accelerators are counted; CPU slots are not: a node
+offers as many as are asked for, and its real CPUs are then shared out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from cluster.affinity import Bind, bind
-from cluster.device import Device, DeviceKind, Inventory, Node
+from cluster.affinity import Binding, bind
+from cluster.cpu import CpuBudget, NumaNode
+from cluster.device import Device, Inventory
+from cluster.offer import Offer, Request, offer_of
+from cluster.refusal import short_list, why_not
+from cluster.selection import Share, select
 
+__all__ = ["Assignment", "Placement", "Refusal", "Request", "allocate"]
 
-@dataclass(frozen=True)
-class Request:
-    """What a job asks for.
-
-    `ranks_per_node` None takes the fewest nodes, `cpus_per_rank` None an even share.
-    `withheld` has the keys of devices that may not be used, each with the reason.
-    """
-
-    kind: DeviceKind
-    ranks: int
-    ranks_per_node: int | None = None
-    cpus_per_rank: int | None = None
-    bind: Bind = Bind.NUMA
-    withheld: Mapping[str, str] = field(default_factory=dict)
+_Near = tuple[int | None, ...]
+_Key = tuple[tuple[int, ...], float | None, _Near]
+_Topology = tuple[tuple[NumaNode, ...], tuple[tuple[int, ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -51,136 +47,91 @@ class Placement:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why nothing was allocated."""
+    """Why nothing was allocated, and what would have to change, in one line of bounded length."""
 
     reason: str
 
 
-@dataclass(frozen=True)
-class _Offer:
-    """What one node can give: the devices, and how many ranks its CPUs allow (None: any)."""
-
-    node: Node
-    devices: tuple[Device, ...]
-    room: int | None
-    barred: int
-
-    @property
-    def ranks(self) -> int:
-        return len(self.devices) if self.room is None else min(len(self.devices), self.room)
-
-
 def allocate(inventory: Inventory, request: Request) -> Placement | Refusal:
     """Choose devices and CPU sets for every rank of `request`, or say why it cannot be done."""
-    per_node = request.ranks_per_node
-    if request.ranks < 1 or (per_node is not None and per_node < 1):
-        return Refusal("ranks and ranks_per_node must be at least 1")
-    names = [node.name for node in inventory.nodes]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        return Refusal(f"the inventory has two nodes named {', '.join(twice)}")
-    offers = [_offer(node, request) for node in inventory.nodes]
-    chosen = _choose(offers, request)
-    if chosen is None:
-        return Refusal(_why_not(offers, request))
-    return _place(chosen, request)
+    wrong = _senseless(request) or _twins((node.name for node in inventory.nodes), "nodes")
+    if wrong:
+        return Refusal(wrong)
+    ordered = sorted(inventory.nodes, key=lambda node: node.name)
+    offers = [offer_of(node, request) for node in ordered]
+    if wrong := _twins(_suspicious(offers), "devices"):
+        return Refusal(wrong)
+    shares = select(offers, request)
+    if shares is None:
+        return Refusal(why_not(offers, request))
+    return _place(shares, request)
 
 
-def _offer(node: Node, request: Request) -> _Offer:
-    if request.kind.is_slot:
-        # One slot more than asked for per barred one, so that barring never runs out of them.
-        slots = range(request.ranks + len(request.withheld))
-        known = [Device(request.kind, node.name, index, label="slot") for index in slots]
-    else:
-        known = sorted(
-            {d.key: replace(d, node=node.name) for d in node.devices}.values(),
-            key=lambda d: d.index,
-        )
-    kept = [d for d in known if d.kind is request.kind and d.key not in request.withheld]
-    of_kind = sum(d.kind is request.kind for d in known)
-    room = _room(node, request)
-    limit = request.ranks if request.kind.is_slot else len(kept)
-    return _Offer(node, tuple(kept[:limit]), room, of_kind - len(kept))
+def _senseless(request: Request) -> str:
+    counts = {
+        "ranks": request.ranks,
+        "ranks_per_node": request.ranks_per_node,
+        "cpus_per_rank": request.cpus_per_rank,
+    }
+    wrong = [f"{name} is {n}" for name, n in counts.items() if n is not None and n < 1]
+    return f"{', '.join(wrong)}; at least 1 is needed" if wrong else ""
 
 
-def _room(node: Node, request: Request) -> int | None:
-    """How many ranks the node's CPUs allow; None, any number, where they may be shared."""
-    if not node.cpus.cpus:
-        return 0
-    if request.cpus_per_rank is None:
-        return None
-    return len(node.cpus.cpus) // request.cpus_per_rank if request.cpus_per_rank > 0 else 0
+def _twins(names: Iterable[str], what: str) -> str:
+    """Names that stand for two things: one of them would be given twice."""
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    return f"the inventory has two {what} named {short_list(twice)}" if twice else ""
 
 
-def _choose(offers: Sequence[_Offer], request: Request) -> list[tuple[_Offer, int]] | None:
-    """Nodes by name with the number of ranks on each, or None when they do not suffice."""
-    left = request.ranks
-    taken: list[tuple[_Offer, int]] = []
-    for offer in _preferred(offers, request):
-        count = min(left, request.ranks_per_node or offer.ranks)
-        if count and offer.ranks >= count:
-            taken.append((offer, count))
-            left -= count
-        if not left:
-            return sorted(taken, key=lambda pair: (-pair[1], pair[0].node.name))
-    return None
+def _suspicious(offers: Iterable[Offer]) -> Iterator[str]:
+    """The devices of nodes where not all have an index of their own."""
+    for offer in offers:
+        devices = (*offer.free, *offer.withheld)
+        if len({device.index for device in devices}) < len(devices):
+            yield from (device.key for device in devices)
 
 
-def _preferred(offers: Sequence[_Offer], request: Request) -> list[_Offer]:
-    """The tightest fit first where one node will do, else the roomiest first."""
-    need = min(request.ranks, request.ranks_per_node or request.ranks)
-    fits = [o for o in offers if o.ranks >= need]
-    if fits and not request.kind.is_slot:
-        fits.sort(key=lambda o: (o.ranks, o.node.name))
-    else:
-        fits.sort(key=lambda o: (-o.node.cpus.usable_cores, o.node.name))
-    rest = [o for o in offers if o.ranks < need]
-    return fits + sorted(rest, key=lambda o: (-o.ranks, o.node.name))
-
-
-def _place(chosen: Sequence[tuple[_Offer, int]], request: Request) -> Placement:
+def _place(shares: Iterable[Share], request: Request) -> Placement:
+    bound = _binder(request)
     assignments: list[Assignment] = []
-    notes: list[str] = []
-    for offer, count in chosen:
-        devices = offer.devices[:count]
-        cpus = offer.node.cpus
-        binding = bind(
-            cpus.cpus,
-            count,
-            cpus_per_rank=request.cpus_per_rank,
-            numa=cpus.numa,
-            siblings=cpus.cores,
-            mode=request.bind,
-            quota=cpus.quota,
-            near=[device.numa for device in devices],
-        )
+    noted: dict[str, list[str]] = {}
+    for offer, count in shares:
+        name, devices = offer.node.name, offer.take(count)
+        binding = bound(offer.node.cpus, tuple(device.numa for device in devices))
         for local, (device, held) in enumerate(zip(devices, binding.sets, strict=True)):
             rank = len(assignments)
-            assignments.append(
-                Assignment(rank, offer.node.name, device, local, held, binding.threads)
-            )
+            assignments.append(Assignment(rank, name, device, local, held, binding.threads))
         if binding.note:
-            notes.append(f"{offer.node.name}: {binding.note}")
-    return Placement(tuple(assignments), tuple(notes))
+            noted.setdefault(binding.note, []).append(name)
+    notes = tuple(f"{short_list(names)}: {note}" for note, names in noted.items())
+    return Placement(tuple(assignments), notes)
 
 
-def _why_not(offers: Sequence[_Offer], request: Request) -> str:
-    asked = f"{request.ranks} {request.kind.value} devices"
-    if request.ranks_per_node:
-        asked += f", {request.ranks_per_node} on a node"
-    if request.cpus_per_rank is not None:
-        asked += f", {request.cpus_per_rank} CPUs each"
-    if not offers:
-        return f"{asked}: there is no node"
-    found = (_what(offer, request) for offer in sorted(offers, key=lambda o: o.node.name))
-    return f"{asked}: not to be had; {'; '.join(found)}"
+def _binder(request: Request) -> Callable[[CpuBudget, _Near], Binding]:
+    """CPU sets for the devices of a node; worked out once for all nodes that are alike.
 
+    They are alike if all is equal that `bind` is given. Topologies are long: they are compared
+    where the rest agrees, instead of hashed.
+    """
+    known: dict[_Key, list[tuple[_Topology, Binding]]] = {}
 
-def _what(offer: _Offer, request: Request) -> str:
-    parts = []
-    if not request.kind.is_slot:
-        parts.append(f"{len(offer.devices)} free {request.kind.value} devices")
-        if offer.barred:
-            parts.append(f"{offer.barred} barred or taken")
-    parts.append(f"{len(offer.node.cpus.cpus)} CPUs")
-    return f"{offer.node.name} has {', '.join(parts)}"
+    def bound(cpus: CpuBudget, near: _Near) -> Binding:
+        alike = known.setdefault((cpus.cpus, cpus.quota, near), [])
+        topology = numa, cores = cpus.numa, cpus.cores
+        for other, binding in alike:
+            if other == topology:
+                return binding
+        binding = bind(
+            cpus.cpus,
+            len(near),
+            cpus_per_rank=request.cpus_per_rank,
+            numa=numa,
+            siblings=cores,
+            mode=request.bind,
+            quota=cpus.quota,
+            near=near,
+        )
+        alike.append((topology, binding))
+        return binding
+
+    return bound

@@ -61,10 +61,10 @@ class Devices:
         Raises Unstartable with the allocator's reason.
         """
         patience = self._patience(recovering=recovering)
-        deadline = time.monotonic() + patience
         told = ""
+        found = self._look()
+        deadline = time.monotonic() + patience  # from the first answer: tools take their time
         while True:
-            found = self._look()
             answer = self._choose(found)
             if isinstance(answer, Placement):
                 return Allocation(answer, found)
@@ -78,6 +78,7 @@ class Devices:
                 told = answer.reason
                 self._recorder.record("waiting", f"{told}; looked for again for {left:.0f} s")
             self._pass(min(_LOOK_AGAIN, left))
+            found = self._look()
 
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank."""

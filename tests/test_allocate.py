@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster import affinity
 from cluster.affinity import Bind
 from cluster.allocate import Placement, Refusal, Request, allocate
-from cluster.cpu import CpuBudget, NumaNode
+from cluster.cpu import NumaNode
 from cluster.device import Device, DeviceKind, Inventory, Node
-
-
-def budget(cpus: int, quota: float | None = None) -> CpuBudget:
-    """A node's CPUs on one NUMA node without SMT."""
-    ids = tuple(range(cpus))
-    return CpuBudget(ids, quota, numa=(NumaNode(0, ids),), cores=tuple((i,) for i in ids))
+from tests import fabrics
+from tests.fabrics import nodes_of, placed
 
 
 def node(name: str, *, ascend: int = 0, gpu: int = 0, cpus: int = 16) -> Node:
-    """A node with so many accelerators."""
+    """A node with so many accelerators, of which nobody knows how they are joined."""
     devices = [Device(DeviceKind.ASCEND, name, i, "Ascend910B") for i in range(ascend)]
     devices += [Device(DeviceKind.GPU, name, i, "H200") for i in range(gpu)]
-    return Node(name, f"{name}.local", budget(cpus), tuple(devices))
-
-
-def placed(inventory: Inventory, request: Request) -> Placement:
-    """The placement, where there must be one."""
-    answer = allocate(inventory, request)
-    assert isinstance(answer, Placement), answer
-    return answer
-
-
-def nodes_of(placement: Placement) -> dict[str, int]:
-    """How many ranks each node got."""
-    return dict(Counter(a.node for a in placement.assignments))
+    return fabrics.node(name, *devices, cpus=cpus)
 
 
 @st.composite
@@ -131,9 +117,7 @@ def test_a_barred_device_is_stepped_over() -> None:
     request = Request(DeviceKind.ASCEND, 8, withheld={"a/ascend:3": "ECC twice"})
     assert nodes_of(placed(Inventory((bad, good)), request)) == {"b": 8}
     answer = allocate(Inventory((bad,)), request)
-    assert answer == Refusal(
-        "8 ascend devices: not to be had; a has 7 free ascend devices, 1 barred or taken, 16 CPUs"
-    )
+    assert answer == Refusal("needs 8 free NPUs in one node; a has 7: NPU 3 ECC twice")
 
 
 def test_the_tightest_node_is_taken_first() -> None:
@@ -157,7 +141,9 @@ def test_cpus_per_rank_bounds_a_node() -> None:
     assert placed(Inventory((node("a", ascend=8, cpus=16),)), request)
     answer = allocate(Inventory((node("a", ascend=8, cpus=15),)), request)
     assert isinstance(answer, Refusal)
-    assert "2 CPUs each" in answer.reason and "15 CPUs" in answer.reason
+    assert answer.reason == (
+        "needs 8 free NPUs in one node, 2 CPUs a rank; a has 8 free but 15 CPUs, enough for 7 ranks"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +151,7 @@ def test_cpus_per_rank_bounds_a_node() -> None:
     [
         (Request(DeviceKind.CPU, 0), "at least 1"),
         (Request(DeviceKind.CPU, 1, ranks_per_node=0), "at least 1"),
-        (Request(DeviceKind.CPU, 1, cpus_per_rank=0), "0 CPUs each"),
+        (Request(DeviceKind.CPU, 1, cpus_per_rank=0), "cpus_per_rank is 0"),
     ],
 )
 def test_senseless_requests_are_refused(request_: Request, why: str) -> None:
@@ -178,3 +164,69 @@ def test_two_nodes_of_one_name_are_refused() -> None:
     """Device keys would be ambiguous."""
     answer = allocate(Inventory((node("a"), node("a"))), Request(DeviceKind.CPU, 1))
     assert answer == Refusal("the inventory has two nodes named a")
+
+
+def test_two_devices_of_one_name_are_refused() -> None:
+    """One of them would be given twice."""
+    twins = fabrics.node("a", *fabrics.mesh([0, 0]), *fabrics.mesh([1]))
+    answer = allocate(Inventory((twins,)), Request(DeviceKind.ASCEND, 1))
+    assert answer == Refusal("the inventory has two devices named a/ascend:0")
+
+
+def test_the_rest_of_a_job_takes_the_tightest_node() -> None:
+    """Two whole nodes and two ranks more: those leave the third large node alone."""
+    sizes = {"a": 8, "b": 8, "c": 8, "d": 3, "e": 4}
+    cluster = Inventory(tuple(node(name, ascend=n) for name, n in sizes.items()))
+    assert nodes_of(placed(cluster, Request(DeviceKind.ASCEND, 18))) == {"a": 8, "b": 8, "d": 2}
+
+
+def test_equal_notes_of_many_nodes_are_one() -> None:
+    """What is worth reading once is not said for every node."""
+    cluster = Inventory(tuple(node(f"n{i}", ascend=8, cpus=4) for i in range(5)))
+    placement = placed(cluster, Request(DeviceKind.ASCEND, 40))
+    (note,) = placement.notes
+    assert note.startswith("n0, n1, n2 and 2 more: 8 ranks share 4 CPUs")
+
+
+def test_nodes_that_are_alike_get_the_same_cpus() -> None:
+    """CPU sets follow each node's own topology, although they are worked out once for many."""
+    few, many = (fabrics.node(f"{n}", *fabrics.mesh([0] * 8), cpus=n) for n in (8, 16))
+    alike = fabrics.node("8-b", *fabrics.mesh([0] * 8), cpus=8)
+    got = placed(Inventory((few, many, alike)), Request(DeviceKind.ASCEND, 24)).assignments
+    sizes = {a.node: len(a.cpus) for a in got}
+    assert sizes == {"8": 1, "8-b": 1, "16": 2}
+
+
+def test_cpu_sets_are_worked_out_once_for_nodes_that_are_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty nodes with equal CPUs, measured each on its own, cost as much as one."""
+    calls = []
+
+    def counted(*arguments: Any, **options: Any) -> affinity.Binding:
+        calls.append(arguments)
+        return affinity.bind(*arguments, **options)
+
+    monkeypatch.setattr("cluster.allocate.bind", counted)
+    cluster = Inventory(tuple(node(f"n{i:02}", ascend=8) for i in range(20)))
+    placed(cluster, Request(DeviceKind.ASCEND, 160))
+    assert len(calls) == 1
+
+
+def test_nodes_that_differ_in_numa_alone_are_not_alike() -> None:
+    """The same CPUs on other NUMA nodes are other sets."""
+    one = fabrics.node("a", *fabrics.mesh([0, 1]), cpus=4)
+    halves = {"b": ((0, 1), (2, 3)), "c": ((0, 2), (1, 3))}
+    nodes = [
+        replace(one, name=name, cpus=replace(one.cpus, numa=(NumaNode(0, p), NumaNode(1, q))))
+        for name, (p, q) in halves.items()
+    ]
+    got = placed(Inventory(tuple(nodes)), Request(DeviceKind.ASCEND, 4)).assignments
+    assert [a.cpus for a in got] == [(0, 1), (2, 3), (0, 2), (1, 3)]
+
+
+def test_a_slot_can_be_barred() -> None:
+    """There is always another one."""
+    request = Request(DeviceKind.CPU, 2, withheld={"a/cpu:0": "x", "a/cpu:2": "x"})
+    got = placed(Inventory((node("a"),)), request).assignments
+    assert [a.device.index for a in got] == [1, 3]

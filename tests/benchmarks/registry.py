@@ -11,6 +11,7 @@ from tests.benchmarks import (
     exact_resume,
     heartbeat,
     input_pipeline,
+    placements,
     rank_tables,
     recovery,
     start_full,
@@ -31,6 +32,7 @@ class Group:
 GROUPS: tuple[Group, ...] = (
     Group(cli_help.NAMES, cli_help.measure),
     Group(heartbeat.NAMES, heartbeat.measure),
+    Group(placements.NAMES, placements.measure),
     Group(rank_tables.NAMES, rank_tables.measure),
     Group(input_pipeline.NAMES, input_pipeline.measure),
     Group(decode_nms.NAMES, decode_nms.measure),
@@ -45,7 +47,6 @@ GROUPS: tuple[Group, ...] = (
 PLANNED = (
     "recovery_vs_ray_train",
     "snapshot",
-    "placement_10k",
     "submit_rate",
     "schedule_10k",
     "heartbeats_10k",
