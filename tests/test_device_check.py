@@ -47,11 +47,12 @@ def test_a_look_finds_who_is_ill(tmp_path: Path) -> None:
     assert done.exit_code == 1 and "simulated" in done.stdout
     for told in (
         "not measured: ascend:0: health: lost",
-        "fail: ascend:1: link: link DOWN",
+        "fail: ascend:1: link DOWN",
         "fail: ascend:1: ping: 0 of 3 echoes from 192.168.101.1",
         "fail: ascend:2: processes: in use by python (pid 4711)",
         "ascend:3: ping: it has no address",
-        "fail: ascend:4: barred: barred until unbarred (noisy)",
+        "fail: ascend:4: barred until unbarred (noisy)",
+        "next: muster devices",
     ):
         assert told in done.stdout, told
     assert muster("devices", "check", "ascend:5", "--quick", at=root).exit_code == 0
@@ -88,15 +89,17 @@ def test_what_is_ill_or_in_use_is_not_tried(tmp_path: Path) -> None:
 def test_the_slow_and_the_wrong_device_are_found(tmp_path: Path) -> None:
     """Real processes on the CPU backend: each is named, with the command that bars it."""
     root = rehearsal(tmp_path, 3, "slow:1=4", "wrong:2")
+    muster("devices", "bar", "ascend:0", "--why", "was noisy", at=root)
     done = muster("devices", "check", "--json", at=root)
     assert done.exit_code == 1, done.output
     document = json.loads(done.stdout)
     assert (document["slow"], document["wrong"]) == (["ascend:1"], ["ascend:2"])
-    assert document["unwell"] == ["ascend:1", "ascend:2"]
+    assert document["unwell"] == ["ascend:0", "ascend:1", "ascend:2"]
     reduced = {name: one["all-reduce"] for name, one in document["devices"].items()}
     assert [one["verdict"] for one in reduced.values()] == ["pass", "pass", "fail"]
     assert "the sum is wrong by ascend:2" in reduced["ascend:0"]["why"]
     assert document["next"][0].startswith("muster devices bar ascend:1 --why 'product slow")
+    assert document["next"][2:] == ["muster devices unbar ascend:0"]
     assert "all-reduce of ascend:0, ascend:1, ascend:2" in done.stderr
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.checkup import Effort, Node
 
 _KINDS = ("ascend", "gpu", "cpu")
+_TRIALS = ("product", "all-reduce")
 _PIPE_WIDTH = 160
 _DEVICE = re.compile(rf"({'|'.join(_KINDS)}):(0|[1-9][0-9]{{0,3}})", re.ASCII)
 
@@ -133,18 +134,21 @@ def _document(node: Node, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _next(node: Node, results: Sequence[Result]) -> list[str]:
-    """What to do now: keep from jobs what failed a trial, look at what is ill."""
-    from cluster.preflight import Verdict, to_bar, unwell
+    """What to do now: bar what failed a trial, give back what passed all, look at the rest."""
+    from cluster.preflight import Check, Verdict, to_bar, unwell
 
-    barred = {r.device for r in results if r.check.value == "barred" and r.verdict is Verdict.FAIL}
+    barred = [r.device for r in results if (r.check, r.verdict) == (Check.BARRED, Verdict.FAIL)]
+    ill = unwell(r for r in results if r.check is not Check.BARRED)
     lines = [
         f"muster devices bar {name} --why {shlex.quote(why)}"
         for name, why in to_bar(results).items()
         if name not in barred and node.kind.value != "cpu"
     ]
-    if lines or not unwell(results):
-        return lines
-    return ["muster devices"]
+    tried = [r.device for r in results if (r.check, r.verdict) == (Check.PRODUCT, Verdict.PASS)]
+    well = [name for name in barred if name in tried and name not in ill]
+    if well:
+        lines.append(f"muster devices unbar {' '.join(well)}")
+    return lines or (["muster devices"] if ill else [])
 
 
 def _show(node: Node, results: Sequence[Result], document: dict[str, Any]) -> None:
@@ -166,10 +170,13 @@ def _lines(
     from cluster.preflight import Verdict
 
     if node.simulated:
-        yield f"simulated node {node.simulated}: its devices computed on the CPU backend", "yellow"
+        told = f"simulated node {node.simulated}: nothing here is hardware"
+        tried = any(check in document["devices"][node.candidates[0].name] for check in _TRIALS)
+        yield told + (", trials ran on the CPU backend" if tried else ""), "yellow"
     for verdict, style in ((Verdict.FAIL, "red"), (Verdict.UNMEASURED, "yellow")):
         for (check, why), names in _grouped(results, verdict).items():
-            yield f"{verdict.value}: {', '.join(names)}: {check}: {why}", style
+            what = why if why.startswith(check) else f"{check}: {why}"
+            yield f"{verdict.value}: {', '.join(names)}: {what}", style
     if any(r.verdict is Verdict.PASS and "too few" in r.why for r in results):
         yield "too few devices to compare their times: nobody can be called slow", "dim"
     yield from ((note, "dim") for note in node.notes)
