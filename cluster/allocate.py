@@ -31,7 +31,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One rank's place: `cpus` to be bound to, `threads` for OMP_NUM_THREADS."""
+    """One rank's place: `cpus` to be bound to, `threads` for OMP_NUM_THREADS.
+
+    `memory` has the NUMA nodes that its memory is to come from; empty: it need not be bound.
+    """
 
     rank: int
     node: str
@@ -39,6 +42,7 @@ class Assignment:
     local_rank: int
     cpus: tuple[int, ...]
     threads: int
+    memory: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,11 @@ def _place(chosen: Sequence[tuple[_Offer, int]], request: Request) -> Placement:
             quota=cpus.quota,
             near=[device.numa for device in devices],
         )
-        for local, (device, held) in enumerate(zip(devices, binding.sets, strict=True)):
+        sets = zip(devices, binding.sets, binding.memory, strict=True)
+        for local, (device, held, memory) in enumerate(sets):
             rank = len(assignments)
             assignments.append(
-                Assignment(rank, offer.node.name, device, local, held, binding.threads)
+                Assignment(rank, offer.node.name, device, local, held, binding.threads, memory)
             )
         if binding.note:
             notes.append(f"{offer.node.name}: {binding.note}")
