@@ -129,6 +129,13 @@ def settle(launch: ProcessPlan, supervisor: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def freshen_threads() -> None:
+    """Let OpenCV have as many threads as the process has CPUs; it counted those of the server."""
+    opencv = sys.modules.get("cv2")
+    if opencv is not None:
+        opencv.setNumThreads(len(os.sched_getaffinity(0)))
+
+
 def freshen_random() -> None:
     """Give a forked process random states of its own, as a started one would have."""
     random.seed()

@@ -310,6 +310,17 @@ def test_memory_is_bound_or_the_log_says_why_not(node: Node, how: str) -> None:
     assert policy == "0 []"
 
 
+def test_opencv_in_a_forked_rank_counts_the_ranks_cpus(node: Node) -> None:
+    """The server that imported it may have had more; a rank without OpenCV needs none."""
+    every = sorted(os.sched_getaffinity(0))
+    count = "import sys; print(sys.modules['cv2'].getNumThreads(), flush=True)"
+    node.warm("cv2")
+    node.start(node.forked(0, count, cpus=(every[0],)), node.forked(1, count, cpus=tuple(every)))
+    for rank, expected in ((0, 1), (1, len(every))):
+        assert node.of_rank("exit", rank)["code"] == 0, node.log(rank)
+        assert node.log(rank) == f"{expected}\n"
+
+
 def test_forked_and_started_ranks_do_not_differ(node: Node) -> None:
     """Signals are handled, and none is blocked, as in a Python that was just started."""
     fresh = subprocess.run(
