@@ -88,9 +88,13 @@ def _outwards(
 
 
 def _divide(left: dict[int, int], home: int, ranks: Sequence[int], each: int, got: Shares) -> None:
-    """Even shares for `ranks` of what a home has left, at most what each still needs."""
+    """Even shares for `ranks` of what a home has left, at most what each still needs.
+
+    Their needs differ by one at most, as all they had so far was divided evenly; the larger part
+    goes to who needs more.
+    """
     need = {rank: each - sum(got[rank].values()) for rank in ranks}
-    for place, rank in enumerate(sorted(ranks, key=need.__getitem__)):
+    for place, rank in enumerate(sorted(ranks, key=lambda rank: -need[rank])):
         _give(left, home, rank, min(need[rank], -(-left[home] // (len(ranks) - place))), got)
 
 
