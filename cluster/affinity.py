@@ -290,13 +290,17 @@ def _note(
         )
     if larger:
         parts.append(
-            f"{larger} of {len(sets)} ranks have more CPUs than the others, for data loading: "
+            f"{_ranks_have(larger)} more CPUs than the others, for data loading: "
             f"all compute with {threads} thread{'s' if threads > 1 else ''}."
         )
     if spanning and numa:
-        parts.append(f"{spanning} ranks have CPUs on more than one NUMA node.")
+        parts.append(f"{_ranks_have(spanning)} CPUs on more than one NUMA node.")
     if split:
-        parts.append(f"{split} ranks share physical cores (SMT) with other ranks.")
+        parts.append(f"{_ranks_have(split)} physical cores (SMT) in common with others.")
     if left:
         parts.append(f"CPUs {format_cpu_list(left)} are left for interrupts.")
     return " ".join(parts)
+
+
+def _ranks_have(number: int) -> str:
+    return f"{number} rank{' has' if number == 1 else 's have'}"

@@ -4,7 +4,9 @@ A rank is served from its own home outwards: all that it can have where its devi
 from the nearest node that has some left. Ranks that crowd a node share it evenly, each with a part
 elsewhere: in a gang the slowest rank sets the pace, and one that is wholly far away would be that.
 Two NPUs on a NUMA node of 24 cores with an idle neighbour of 24 thus have 12 near and 12 next
-door each, where `msrun` gives one all that is near and the other all that is far.
+door each, where `msrun` gives one all that is near and the other all that is far. To leave the idle
+neighbour alone would keep memory nearer, but halve the cores that decode images; the main thread
+and a loader that is bound by memory find room near the device either way.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def test_siblings_are_used_last() -> None:
     got = bind(machine.cpus, 5, numa=machine.numa, siblings=machine.cores)
     assert got.sets == ((0, 4), (1, 5), (2, 6), (3,), (7,))
     assert got.threads == 1
-    assert "2 ranks share physical cores" in got.note
+    assert "2 ranks have physical cores" in got.note
 
 
 def test_what_does_not_divide_is_shared_out() -> None:
@@ -241,7 +241,7 @@ def test_what_does_not_divide_is_shared_out() -> None:
     assert got.sets == ((0, 1, 2, 3), (4, 5, 6))
     assert got.threads == 3
     assert got.note == (
-        "1 of 2 ranks have more CPUs than the others, for data loading: all compute with 3 threads."
+        "1 rank has more CPUs than the others, for data loading: all compute with 3 threads."
     )
 
 
@@ -335,7 +335,7 @@ def test_x86_in_blocks_has_ranks_on_one_core(tmp_path: Path) -> None:
     """By number ranks 0 and 4 get the two threads of the same cores, and the note says so."""
     got = bound(X86_8GPU, tmp_path, 8, Bind.BLOCKS)
     assert short(got) == BLOCKS_OF_192
-    assert got.note == "8 ranks share physical cores (SMT) with other ranks."
+    assert got.note == "8 ranks have physical cores (SMT) in common with others."
 
 
 @pytest.mark.parametrize("mode", [Bind.NUMA, Bind.BLOCKS])
