@@ -131,6 +131,13 @@ def _show(document: dict[str, Any]) -> None:
     _show_cpus(console, document["nodes"])
     for note in document["notes"]:
         console.print(f"note: {note}")
+    table = document["rank_table"]
+    if table:
+        digest = document["rank_table_file"]["sha256"]
+        console.print(
+            f"rank table: version {table['version']}, {len(document['ranks'])} ranks, sha256 "
+            f"{digest[:12]}; each attempt writes its own (--json shows it)"
+        )
     scheduler = document["scheduler"]
     if scheduler:
         console.print(f"rendezvous: {scheduler['host']}, a port leased at start")
