@@ -11,6 +11,7 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from cluster.allocate import Placement
 from cluster.ascend.place import NoSuchNode
@@ -55,6 +56,7 @@ class LocalNode:
         self._directory = directory
         self._spool = spool
         self._find = find
+        self._looking: Future[Found] | None = None
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
@@ -67,8 +69,12 @@ class LocalNode:
     # -- coming up --------------------------------------------------------------------------
 
     def bring_up(self) -> None:
-        """Begin to start Ray and, on it, the supervisor; `wait_ready` waits for both."""
-        found = self._found()
+        """Begin to look for what Ray is to offer; `wait_ready` then has Ray and a supervisor."""
+        worker = ThreadPoolExecutor(1, thread_name_prefix="offer")
+        self._looking = worker.submit(self._found)
+        worker.shutdown(wait=False)
+
+    def _start_ray(self, found: Found) -> None:
         [node] = found.inventory.nodes
         simulated = bool(found.simulated)
         resources = resources_of(node, found.withheld, simulated=simulated)
@@ -103,6 +109,9 @@ class LocalNode:
         """Return when a supervisor has said hello. Raises NodeError."""
         deadline = time.monotonic() + timeout
         while not self.supervised:
+            if self._looking is not None and self._looking.done():
+                looked, self._looking = self._looking, None
+                self._start_ray(looked.result())
             if self._ray.ended:
                 raise NodeError(f"Ray's keeper ended; see {self._directory.ray_log}")
             if time.monotonic() > deadline:
@@ -110,7 +119,7 @@ class LocalNode:
                     f"no supervisor after {timeout:.0f} s; see {self._directory.supervisor_log} "
                     f"and {self._directory.ray_log}"
                 )
-            pump(0.1)
+            pump(0.1 if self._looking is None else 0.01)
 
     @property
     def supervised(self) -> bool:
