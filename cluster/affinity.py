@@ -1,28 +1,46 @@
 """Which CPUs each rank of a node is bound to. A pure function of the node's topology.
 
-Whole physical cores come first, each rank inside one NUMA node where it fits, all ranks
-with the same number of CPUs: in a gang the slowest rank sets the pace, so a larger share
-for one of them is worth nothing. CPUs that do not divide evenly stay with the system.
+`numa`, the usual way, hands out whole physical cores with all their SMT siblings, nearest to the
+rank's device first (`core_shares`), and takes memory from the NUMA nodes that a set lies on.
+`blocks` is what launch scripts do: equal runs of the allowed CPUs by number, whatever they are.
+
+All that may be used is used. What does not divide evenly goes to some ranks as one core more, but
+all have the same number of threads (`OMP_NUM_THREADS`): the slowest rank of a gang sets the pace,
+and a resumed run gives the same bits only with the same threads. The core more serves what runs
+beside them, data loading above all. Two cores stay free where there are many (`for_interrupts`).
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from cluster.cpu import NumaNode
+from cluster.core_shares import share_out
+from cluster.cpu_topology import NumaNode
+from cluster.kernel_text import format_cpu_list
 
 Cpus = tuple[int, ...]
 _Core = tuple[int, ...]
+
+MANY_CORES = 32
+"""From here on two cores for interrupts are a sixteenth or less of what there is."""
+LEAST_CORES = 5
+"""Cores that a rank must keep when two are left out (what vLLM on Ascend asks for an NPU)."""
+FOR_INTERRUPTS = 2
+
+_SAME, _SAME_SOCKET, _OTHER_SOCKET, _UNKNOWN = 10, 15, 20, 255
+"""Distances where the kernel tells none; 255 is its own word for unreachable."""
 
 
 class Bind(enum.Enum):
     """How ranks are bound; the values are the words of `launch.bind` in a job file."""
 
     NUMA = "numa"
-    CORES = "cores"
+    BLOCKS = "blocks"
     NONE = "none"
 
 
@@ -34,14 +52,17 @@ class BindingImpossible(ValueError):
 class Binding:
     """CPU sets by local rank, and threads per rank (`OMP_NUM_THREADS`, at least 1).
 
-    `shared` is True when two ranks may run on the same CPU; `note` is a sentence about
-    what a reader would not expect, or empty.
+    `shared` is True when two ranks may run on the same CPU; `note` says in sentences what a
+    reader would not expect, or is empty. `memory` has the NUMA nodes that each rank's memory is
+    to come from, none where it need not be bound; `reserved` are CPUs left for interrupts.
     """
 
     sets: tuple[Cpus, ...]
     threads: int
     shared: bool
     note: str
+    memory: tuple[tuple[int, ...], ...] = ()
+    reserved: Cpus = ()
 
 
 def bind(
@@ -65,35 +86,67 @@ def bind(
     pool = tuple(sorted(set(cpus)))
     if not pool or ranks < 1:
         raise ValueError(f"cannot bind {ranks} ranks to {len(pool)} CPUs")
-    size = _cpus_each(pool, ranks, cpus_per_rank, _cores_of(pool, siblings))
-    fair = len(pool) if quota is None else min(float(len(pool)), quota)
-    threads = max(1, math.floor(min(size, fair / ranks)))
+    _check_size(pool, ranks, cpus_per_rank)
+    nothing: tuple[tuple[int, ...], ...] = ((),) * ranks
     if mode is Bind.NONE:
-        return Binding((pool,) * ranks, threads, shared=ranks > 1, note="")
-    if size == 0:
-        return _share(pool, ranks, siblings)
-    homes = _homes(pool, numa) if mode is Bind.NUMA else {0: frozenset(pool)}
-    wanted = [*near[:ranks], *[None] * (ranks - len(near))]
-    sets, spanning = _place(pool, size, siblings, homes, wanted)
-    return Binding(sets, threads, shared=False, note=_note(size, threads, spanning, quota))
+        size = cpus_per_rank or len(pool) // ranks
+        threads = _threads(size, pool, ranks, quota)
+        return Binding((pool,) * ranks, threads, ranks > 1, "", nothing)
+    cores = cores_of(pool, siblings)
+    if ranks > len(pool):
+        return _share(cores, ranks)
+    left: Cpus = ()
+    if mode is Bind.BLOCKS:
+        sets = _blocks(pool, ranks, cpus_per_rank)
+    else:
+        left = for_interrupts(cores, ranks, numa, cpus_per_rank)
+        wanted = [*near[:ranks], *[None] * (ranks - len(near))]
+        sets = _near_sets([c for c in cores if c[0] not in left], numa, wanted, cpus_per_rank)
+    threads = _threads(min(map(len, sets)), pool, ranks, quota)
+    memory = _memory(sets, numa) if mode is Bind.NUMA else nothing
+    note = _note(sets, threads, left, cores, numa if mode is Bind.NUMA else (), quota)
+    return Binding(sets, threads, False, note, memory, left)
 
 
-def _cpus_each(pool: Cpus, ranks: int, asked: int | None, cores: Sequence[_Core]) -> int:
-    """CPUs per rank; 0 when there are fewer CPUs than ranks and none was asked for."""
-    if asked is not None:
-        if asked < 1 or asked * ranks > len(pool):
-            raise BindingImpossible(
-                f"{ranks} ranks with cpus_per_rank {asked} need {ranks * asked} CPUs, "
-                f"but {len(pool)} may be used"
-            )
-        return asked
-    even = len(pool) // ranks
-    width = max(len(core) for core in cores)
-    return even - even % width if even >= width else even
+def for_interrupts(
+    cores: Sequence[_Core],
+    ranks: int,
+    numa: Sequence[NumaNode],
+    cpus_per_rank: int | None = None,
+) -> Cpus:
+    """CPUs of the two cores that no rank gets, so that interrupts and daemons have a place.
+
+    The first core of each of two sockets, or the first two: there the kernel puts what nobody
+    steers (steering interrupts needs root, so muster does not). Only where that costs little:
+    of MANY_CORES cores or more, with at least LEAST_CORES left a rank; `cpus_per_rank` goes first.
+    """
+    if len(cores) < max(MANY_CORES, FOR_INTERRUPTS + LEAST_CORES * ranks):
+        return ()
+    socket = {cpu: node.socket for node in numa for cpu in node.cpus}
+    first: dict[int | None, _Core] = {}
+    for core in cores:
+        first.setdefault(socket.get(core[0]), core)
+    chosen = [*dict.fromkeys((*first.values(), *cores))][:FOR_INTERRUPTS]
+    held = tuple(sorted(cpu for core in chosen for cpu in core))
+    left = sum(map(len, cores)) - len(held)
+    return held if cpus_per_rank is None or cpus_per_rank * ranks <= left else ()
 
 
-def _cores_of(pool: Cpus, siblings: Sequence[Cpus]) -> tuple[_Core, ...]:
-    """Physical cores cut to `pool`, complete ones first: chunks of them then line up."""
+def _check_size(pool: Cpus, ranks: int, asked: int | None) -> None:
+    if asked is not None and (asked < 1 or asked * ranks > len(pool)):
+        raise BindingImpossible(
+            f"{ranks} ranks with cpus_per_rank {asked} need {ranks * asked} CPUs, "
+            f"but {len(pool)} may be used"
+        )
+
+
+def _threads(size: int, pool: Cpus, ranks: int, quota: float | None) -> int:
+    fair = len(pool) if quota is None else min(float(len(pool)), quota)
+    return max(1, math.floor(min(size, fair / ranks)))
+
+
+def cores_of(pool: Cpus, siblings: Sequence[Cpus]) -> tuple[_Core, ...]:
+    """Physical cores cut to `pool`, by their first CPU."""
     left = dict.fromkeys(pool)
     cores: list[_Core] = []
     for core in (*siblings, *((cpu,) for cpu in pool)):
@@ -102,109 +155,152 @@ def _cores_of(pool: Cpus, siblings: Sequence[Cpus]) -> tuple[_Core, ...]:
             del left[cpu]
         if held:
             cores.append(held)
-    return tuple(sorted(cores, key=lambda core: (-len(core), core)))
+    return tuple(sorted(cores))
 
 
-def _spread(cores: Iterable[_Core]) -> Cpus:
-    """All CPUs, the first thread of every core before the second of any."""
-    ranked = [(place, cpu) for core in cores for place, cpu in enumerate(core)]
-    return tuple(cpu for _, cpu in sorted(ranked))
+def _blocks(pool: Cpus, ranks: int, asked: int | None) -> tuple[Cpus, ...]:
+    """Runs of CPUs by number, the first ones longer by one where they do not divide evenly."""
+    size, over = (len(pool) // ranks, len(pool) % ranks) if asked is None else (asked, 0)
+    ends = [size * rank + min(rank, over) for rank in range(ranks + 1)]
+    return tuple(pool[start:end] for start, end in pairwise(ends))
 
 
-def _homes(pool: Cpus, numa: Sequence[NumaNode]) -> dict[int, frozenset[int]]:
-    """CPUs by NUMA node; those that no node lists form a home of their own."""
-    homes: dict[int, frozenset[int]] = {}
-    left = frozenset(pool)
-    for node in sorted(numa, key=lambda n: n.index):
-        homes[node.index] = homes.get(node.index, frozenset()) | (left & frozenset(node.cpus))
-        left -= homes[node.index]
-    if left:
-        homes[-1] = left
-    return {index: held for index, held in homes.items() if held}
-
-
-def _place(
-    pool: Cpus,
-    size: int,
-    siblings: Sequence[Cpus],
-    homes: dict[int, frozenset[int]],
+def _near_sets(
+    cores: Sequence[_Core],
+    numa: Sequence[NumaNode],
     wanted: Sequence[int | None],
-) -> tuple[tuple[Cpus, ...], int]:
-    """Disjoint sets of `size` CPUs, and how many of them lie on more than one NUMA node."""
-    by_home = {index: _cores_of(tuple(sorted(held)), siblings) for index, held in homes.items()}
-    filled = _fill({i: list(cores) for i, cores in by_home.items()}, size, wanted)
-    if filled is None:
-        order = _spread if size == 1 else _in_turn
-        single: dict[int, list[_Core]] = {
-            i: [(cpu,) for cpu in order(cores)] for i, cores in by_home.items()
-        }
-        filled = _fill(single, size, wanted)
-    # Single CPUs always suffice: size * ranks is at most the number of CPUs.
-    assert filled is not None, (pool, size, wanted)
-    spanning = sum(not any(homes[i].issuperset(s) for i in homes) for s in filled)
-    return filled, spanning
+    asked: int | None,
+) -> tuple[Cpus, ...]:
+    """Disjoint sets of whole cores, or of single CPUs where there are not enough cores."""
+    width = max(map(len, cores))
+    full = [core for core in cores if len(core) == width]
+    each = len(cores) // len(wanted)
+    if asked is not None:
+        each = -(-asked // width)
+        cores = full if each * len(wanted) <= len(full) else _single(cores)
+        each = each if cores is full else asked
+    elif not each:
+        cores = _single(cores)
+        each = len(cores) // len(wanted)
+    homes = _homes(cores, numa)
+    numbers = {home: len(held) for home, held in homes.items()}
+    shares = share_out(numbers, wanted, each, _distance(numa), remainder=asked is None)
+    sets = _cut(homes, shares)
+    # Of a core that was begun, the threads that nobody asked for stay idle.
+    return sets if asked is None else tuple(held[:asked] for held in map(_by_core(cores), sets))
 
 
-def _in_turn(cores: Iterable[_Core]) -> Cpus:
-    return tuple(cpu for core in cores for cpu in core)
+def _single(cores: Iterable[_Core]) -> list[_Core]:
+    """Each CPU for itself, siblings side by side."""
+    return [(cpu,) for core in cores for cpu in core]
 
 
-def _fill(
-    free: dict[int, list[_Core]], size: int, wanted: Sequence[int | None]
-) -> tuple[Cpus, ...] | None:
-    """A set for each rank: on its wanted node, else on any one node, else across nodes."""
-    sets: list[Cpus] = [()] * len(wanted)
-    for rank, home in enumerate(wanted):
-        if home is not None and home in free and _count(free[home]) >= size:
-            sets[rank] = _take(free[home], size)
-    waiting = [rank for rank, held in enumerate(sets) if not held]
-    found: list[tuple[int, Cpus]] = []
-    while len(found) < len(waiting):
-        home = max(free, key=lambda index: (_count(free[index]), -index))
-        if _count(free[home]) < size:
-            break
-        found.append((home, _take(free[home], size)))
-    # Neighbouring ranks on one node: sorted by node before they are handed out.
-    local = [held for _, held in sorted(found)]
-    rest = [core for index in sorted(free) for core in free[index]]
-    for rank in waiting:
-        if not local and _count(rest) < size:
-            return None
-        sets[rank] = local.pop(0) if local else _take(rest, size)
+def _by_core(cores: Iterable[_Core]) -> Callable[[Cpus], Cpus]:
+    """Sorts CPUs so that siblings stand together."""
+    place = {cpu: number for number, (cpu,) in enumerate(_single(cores))}
+    return lambda held: tuple(sorted(held, key=place.__getitem__))
+
+
+def _homes(cores: Sequence[_Core], numa: Sequence[NumaNode]) -> dict[int, list[_Core]]:
+    """Cores by NUMA node; those that no node lists form a home of their own, -1."""
+    node_of = {cpu: node.index for node in numa for cpu in node.cpus}
+    homes: dict[int, list[_Core]] = {}
+    for core in cores:
+        homes.setdefault(node_of.get(core[0], -1), []).append(core)
+    return homes
+
+
+def _distance(numa: Sequence[NumaNode]) -> Callable[[int, int], int]:
+    """The kernel's distances; where it tells none, the same socket is nearer than another."""
+    nodes = {node.index: node for node in numa}
+    known = {(a, b): far for a, node in nodes.items() for b, far in node.distances}
+
+    def between(a: int, b: int) -> int:
+        if (a, b) in known:
+            return known[a, b]
+        if a == b:
+            return _SAME
+        if a not in nodes or b not in nodes:
+            return _UNKNOWN
+        mine = nodes[a].socket
+        return _SAME_SOCKET if mine is not None and mine == nodes[b].socket else _OTHER_SOCKET
+
+    return between
+
+
+def _cut(homes: dict[int, list[_Core]], shares: Sequence[dict[int, int]]) -> tuple[Cpus, ...]:
+    """The cores themselves: in each home, runs in the order of ranks."""
+    taken = Counter[int]()
+    sets = []
+    for share in shares:
+        held: list[int] = []
+        for home, count in share.items():
+            for core in homes[home][taken[home] : taken[home] + count]:
+                held.extend(core)
+            taken[home] += count
+        sets.append(tuple(sorted(held)))
     return tuple(sets)
 
 
-def _count(cores: Iterable[_Core]) -> int:
-    return sum(len(core) for core in cores)
+def _memory(sets: Sequence[Cpus], numa: Sequence[NumaNode]) -> tuple[tuple[int, ...], ...]:
+    """Nodes that the memory of each set is bound to, as `numactl --membind` would do it.
+
+    Those that the set lies on and that have memory; the kernel takes the one nearest to the thread
+    first. Nothing is bound where that would be all of them, or where memory was not measured.
+    """
+    having = {node.index for node in numa if node.memory}
+    if any(node.memory is None for node in numa) or len(having) < 2:
+        return ((),) * len(sets)
+    nodes = [(node.index, frozenset(node.cpus)) for node in numa if node.memory]
+    found = (tuple(index for index, held in nodes if not held.isdisjoint(s)) for s in sets)
+    return tuple(() if len(mine) == len(having) else mine for mine in found)
 
 
-def _take(cores: list[_Core], size: int) -> Cpus:
-    """Take whole cores until `size` CPUs are there; what is over stays idle."""
-    held: list[int] = []
-    while len(held) < size:
-        held.extend(cores.pop(0))
-    return tuple(sorted(held[:size]))
-
-
-def _share(pool: Cpus, ranks: int, siblings: Sequence[Cpus]) -> Binding:
-    """Fewer CPUs than ranks: one CPU each, in turn."""
-    order = _spread(_cores_of(pool, siblings))
+def _share(cores: Sequence[_Core], ranks: int) -> Binding:
+    """Fewer CPUs than ranks: one CPU each, in turn, second threads of cores last."""
+    ranked = sorted((place, cpu) for core in cores for place, cpu in enumerate(core))
+    order = [cpu for _, cpu in ranked]
     most = -(-ranks // len(order))
     note = (
         f"{ranks} ranks share {len(order)} CPU{'s' if len(order) > 1 else ''}: "
         f"up to {most} ranks on one CPU, one thread each."
     )
     sets = tuple((order[rank % len(order)],) for rank in range(ranks))
-    return Binding(sets, threads=1, shared=True, note=note)
+    return Binding(sets, 1, True, note, ((),) * ranks)
 
 
-def _note(size: int, threads: int, spanning: int, quota: float | None) -> str:
+def _note(
+    sets: Sequence[Cpus],
+    threads: int,
+    left: Cpus,
+    cores: Sequence[_Core],
+    numa: Sequence[NumaNode],
+    quota: float | None,
+) -> str:
+    size, larger = min(map(len, sets)), sum(len(s) > min(map(len, sets)) for s in sets)
+    spanning = sum(not any(set(node.cpus).issuperset(s) for node in numa) for s in sets)
+    core_of = {cpu: core for core in cores for cpu in core}
+    users = Counter(core for s in sets for core in {core_of[cpu] for cpu in s})
+    split = sum(any(users[core_of[cpu]] > 1 for cpu in s) for s in sets)
     parts = []
     if threads < size and quota is not None:
         parts.append(
             f"A CPU quota of {quota:g} cores allows {threads} threads a rank "
             f"on the {size} CPUs it is bound to."
         )
-    if spanning:
-        parts.append(f"{spanning} ranks have CPUs on more than one NUMA node.")
+    if larger:
+        parts.append(
+            f"{_ranks_have(larger)} more CPUs than the others, for data loading: "
+            f"all compute with {threads} thread{'s' if threads > 1 else ''}."
+        )
+    if spanning and numa:
+        parts.append(f"{_ranks_have(spanning)} CPUs on more than one NUMA node.")
+    if split:
+        parts.append(f"{_ranks_have(split)} physical cores (SMT) in common with others.")
+    if left:
+        parts.append(f"CPUs {format_cpu_list(left)} are left for interrupts.")
     return " ".join(parts)
+
+
+def _ranks_have(number: int) -> str:
+    return f"{number} rank{' has' if number == 1 else 's have'}"

@@ -27,7 +27,10 @@ _Topology = tuple[tuple[NumaNode, ...], tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True)
 class Assignment:
-    """One rank's place: `cpus` to be bound to, `threads` for OMP_NUM_THREADS."""
+    """One rank's place: `cpus` to be bound to, `threads` for OMP_NUM_THREADS.
+
+    `memory` has the NUMA nodes that its memory is to come from; empty: it need not be bound.
+    """
 
     rank: int
     node: str
@@ -35,6 +38,7 @@ class Assignment:
     local_rank: int
     cpus: tuple[int, ...]
     threads: int
+    memory: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,15 @@ def _place(shares: Iterable[Share], request: Request) -> Placement:
     bound = _binder(request)
     assignments: list[Assignment] = []
     noted: dict[str, list[str]] = {}
-    for offer, count in shares:
-        name, devices = offer.node.name, offer.take(count)
-        binding = bound(offer.node.cpus, tuple(device.numa for device in devices))
-        for local, (device, held) in enumerate(zip(devices, binding.sets, strict=True)):
+    taken = [(offer.node, offer.take(count)) for offer, count in shares]
+    bindings = [bound(node.cpus, tuple(d.numa for d in devices)) for node, devices in taken]
+    # The gang goes at the pace of its slowest rank, and results depend on the threads of each.
+    threads = min((binding.threads for binding in bindings), default=1)
+    for (node, devices), binding in zip(taken, bindings, strict=True):
+        name, sets = node.name, zip(devices, binding.sets, binding.memory, strict=True)
+        for local, (device, held, memory) in enumerate(sets):
             rank = len(assignments)
-            assignments.append(Assignment(rank, name, device, local, held, binding.threads))
+            assignments.append(Assignment(rank, name, device, local, held, threads, memory))
         if binding.note:
             noted.setdefault(binding.note, []).append(name)
     notes = tuple(f"{short_list(names)}: {note}" for note, names in noted.items())

@@ -45,10 +45,13 @@ def _home(unit: Devices) -> _Home:
 
 
 def _next_home(homes: dict[_Home, list[Devices]], count: int) -> _Home:
+    def lowest(home: _Home) -> int:
+        return homes[home][0][0].index
+
     enough = [home for home, units in homes.items() if len(units) >= count]
     if enough:
-        return min(enough, key=lambda home: (home[0], len(homes[home]), home))
-    return min(homes, key=lambda home: (-len(homes[home]), home))
+        return min(enough, key=lambda home: (home[0], len(homes[home]), lowest(home)))
+    return min(homes, key=lambda home: (-len(homes[home]), lowest(home)))
 
 
 def by_links(free: Devices, count: int) -> tuple[Devices, int]:

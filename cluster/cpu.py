@@ -10,22 +10,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+
+from cluster.cpu_topology import NumaNode, numa_nodes, physical_cores
+from cluster.kernel_text import format_cpu_list, parse_cpu_list, read
+
+__all__ = ["CpuBudget", "NumaNode", "format_cpu_list", "measure", "parse_cpu_list"]
 
 _CONTROLLERS = frozenset({"cpu", "cpuset"})
-_MAX_CPUS = 1 << 16
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class NumaNode:
-    """One NUMA node and those of its CPUs that may be used."""
-
-    index: int
-    cpus: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -84,39 +78,11 @@ def measure(
     return CpuBudget(
         cpus=ordered,
         quota=quota,
-        numa=_numa_nodes(root, ordered, unmeasured),
-        cores=_physical_cores(root, ordered, unmeasured),
+        numa=numa_nodes(root, ordered, pid, unmeasured),
+        cores=physical_cores(root, ordered, unmeasured),
         sources=tuple(sources),
         unmeasured=tuple(unmeasured),
     )
-
-
-def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """The CPUs of a kernel list such as `0-3,8`. Raises ValueError on anything else."""
-    found: set[int] = set()
-    for part in text.strip().split(","):
-        if not part.strip():
-            continue
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None:
-            raise ValueError(f"not a CPU list: {text.strip()!r}")
-        first = int(match[1])
-        last = int(match[2] or first)
-        if last < first or last >= _MAX_CPUS:
-            raise ValueError(f"not a CPU range: {part.strip()!r}")
-        found.update(range(first, last + 1))
-    return tuple(sorted(found))
-
-
-def format_cpu_list(cpus: Iterable[int]) -> str:
-    """The kernel's short form of `cpus`, e.g. `0-3,8`."""
-    parts: list[list[int]] = []
-    for cpu in sorted(set(cpus)):
-        if parts and parts[-1][1] == cpu - 1:
-            parts[-1][1] = cpu
-        else:
-            parts.append([cpu, cpu])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
 def _own_affinity(pid: str) -> set[int]:
@@ -129,7 +95,7 @@ def _cut_by_cpusets(
     cpus = mask
     for group in groups:
         name = "cpuset.cpus.effective" if group.version == 2 else "cpuset.cpus"
-        allowed = _read(group.directory / name, parse_cpu_list, unmeasured)
+        allowed = read(group.directory / name, parse_cpu_list, unmeasured)
         # An empty list is a v1 group that was never set up; no process can run in one.
         if not allowed or cpus <= frozenset(allowed):
             continue
@@ -157,14 +123,14 @@ def _tightest_quota(
 
 
 def _quota_v2(directory: Path, unmeasured: list[str]) -> float | None:
-    return _read(directory / "cpu.max", _parse_cpu_max, unmeasured) or None
+    return read(directory / "cpu.max", _parse_cpu_max, unmeasured) or None
 
 
 def _quota_v1(directory: Path, unmeasured: list[str]) -> float | None:
-    quota = _read(directory / "cpu.cfs_quota_us", int, unmeasured)
+    quota = read(directory / "cpu.cfs_quota_us", int, unmeasured)
     if quota is None or quota <= 0:
         return None
-    period = _read(directory / "cpu.cfs_period_us", int, unmeasured)
+    period = read(directory / "cpu.cfs_period_us", int, unmeasured)
     return quota / period if period and period > 0 else None
 
 
@@ -179,22 +145,11 @@ def _parse_cpu_max(text: str) -> float:
     return value
 
 
-def _read(path: Path, parse: Callable[[str], _T], unmeasured: list[str]) -> _T | None:
-    """The parsed file; None when it does not exist (no limit) or cannot be read (noted)."""
-    try:
-        return parse(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, ZeroDivisionError) as error:
-        unmeasured.append(f"{path}: {error}")
-        return None
-
-
 def _groups(root: Path, pid: str, unmeasured: list[str]) -> Iterator[_Group]:
     """Every visible group that can limit the CPUs of `pid`, innermost first."""
     process = root / "proc" / pid
-    lines = _read(process / "cgroup", str.splitlines, unmeasured)
-    mounts = _read(process / "mountinfo", _parse_mounts, unmeasured)
+    lines = read(process / "cgroup", str.splitlines, unmeasured)
+    mounts = read(process / "mountinfo", _parse_mounts, unmeasured)
     if lines is None or mounts is None:
         unmeasured.append(f"cgroup limits: {process}/cgroup or mountinfo cannot be read")
         return
@@ -252,37 +207,3 @@ def _parse_mounts(text: str) -> list[_Mount]:
 
 def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)
-
-
-def _numa_nodes(root: Path, cpus: tuple[int, ...], unmeasured: list[str]) -> tuple[NumaNode, ...]:
-    """The NUMA nodes that hold `cpus`; CPUs that no node claims are put in the first."""
-    nodes: dict[int, tuple[int, ...]] = {}
-    for path in (root / "sys/devices/system/node").glob("node[0-9]*"):
-        listed = _read(path / "cpulist", parse_cpu_list, unmeasured) or ()
-        nodes[int(path.name[4:])] = tuple(c for c in cpus if c in listed)
-    orphans = set(cpus) - {c for held in nodes.values() for c in held}
-    if orphans:
-        unmeasured.append(f"NUMA node of CPUs {format_cpu_list(orphans)}")
-        first = min((n for n, held in nodes.items() if held), default=0)
-        nodes[first] = tuple(sorted({*nodes.get(first, ()), *orphans}))
-    return tuple(NumaNode(n, nodes[n]) for n in sorted(nodes) if nodes[n])
-
-
-def _physical_cores(
-    root: Path, cpus: tuple[int, ...], unmeasured: list[str]
-) -> tuple[tuple[int, ...], ...]:
-    """`cpus` grouped by physical core; a CPU whose siblings are unknown stands alone."""
-    cores: dict[int, tuple[int, ...]] = {}
-    unknown = []
-    for cpu in cpus:
-        if cpu in cores:
-            continue
-        path = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-        siblings = _read(path, parse_cpu_list, unmeasured)
-        if siblings is None:
-            unknown.append(cpu)
-        held = tuple(c for c in cpus if c == cpu or (c in (siblings or ()) and c not in cores))
-        cores.update(dict.fromkeys(held, held))
-    if unknown:
-        unmeasured.append(f"SMT siblings of CPUs {format_cpu_list(unknown)}")
-    return tuple(dict.fromkeys(cores[cpu] for cpu in cpus))

@@ -60,6 +60,20 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Reserved:
+    """The bundles last asked for are held for the job."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Unreserved:
+    """They are not, and no others are."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class RayLost:
     """Ray died and was cleared away; supervisors live on. The next start brings up another."""
 
@@ -89,7 +103,7 @@ class Closed:
     """The program has ended; nothing more will come."""
 
 
-Event = Ready | Failed | RayLost | Members | Closed
+Event = Ready | Failed | Reserved | Unreserved | RayLost | Members | Closed
 
 
 class RayFailed(RuntimeError):
@@ -115,15 +129,15 @@ class RayNode:
         *,
         temp_dir: str,
         job: str,
-        bundles: Sequence[Mapping[str, float]],
-        num_cpus: int,
+        resources: Mapping[str, float],
         start: Start,
         log: str | os.PathLike[str],
         namespace: str = "muster",
     ) -> RayNode:
         """Spawn the program and ask it for Ray and a first supervisor; returns at once.
 
-        `temp_dir` must be short (Ray puts Unix sockets there), and absent or empty: it is
+        `resources` is all that this Ray has to give (`cluster.reservation`), whole CPUs among
+        it. `temp_dir` must be short (Ray puts Unix sockets there), and absent or empty: it is
         removed at the end. `log` gets what the program and Ray print.
         """
         with open(log, "ab") as errors:
@@ -141,8 +155,7 @@ class RayNode:
                 "temp_dir": temp_dir,
                 "job": job,
                 "namespace": namespace,
-                "bundles": [dict(bundle) for bundle in bundles],
-                "num_cpus": num_cpus,
+                "resources": dict(resources),
                 "start": _plain(start),
             }
         )
@@ -186,6 +199,21 @@ class RayNode:
     def start_supervisor(self, start: Start) -> None:
         """Ask for another supervisor; answered by Ready or Failed."""
         self._send({"do": "start", "start": _plain(start)})
+
+    def reserve(
+        self,
+        bundles: Sequence[Mapping[str, float]],
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        """Ask for exactly these bundles for the job; answered by Reserved or Unreserved.
+
+        A later Ray reserves them before anything else. `resources`, where they differ from
+        those that Ray was started with, replace it by a Ray with those.
+        """
+        request: dict[str, Any] = {"do": "reserve", "bundles": [dict(one) for one in bundles]}
+        if resources is not None:
+            request["resources"] = dict(resources)
+        self._send(request)
 
     def ask_members(self) -> None:
         """Ask for the cluster's nodes; answered by Members."""
@@ -248,6 +276,10 @@ def _event(raw: Mapping[str, Any]) -> Event:
             )
         case "failed":
             return Failed(raw["reason"])
+        case "reserved":
+            return Reserved(raw["seconds"])
+        case "unreserved":
+            return Unreserved(raw["reason"])
         case "ray_lost":
             return RayLost(raw["reason"])
         case "nodes":

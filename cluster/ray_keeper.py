@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.detach import package_path
+from cluster.device import DeviceKind
 from cluster.leftovers import remove_tree, sweep
+from cluster.reservation import lacking
 
 STOP_GRACE_S = 5.0
 START_TIMEOUT_S = 120.0
@@ -37,7 +39,9 @@ _RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }
-_CONFIG_KEYS = ("temp_dir", "job", "namespace", "bundles", "num_cpus", "start")
+_CONFIG_KEYS = ("temp_dir", "job", "namespace", "resources", "start")
+# What is offered is counted by us; these would make Ray refuse the count.
+_NOT_FOR_RAY = frozenset({kind.visible_variable for kind in DeviceKind if kind.visible_variable})
 
 
 class Keeper:
@@ -51,7 +55,7 @@ class Keeper:
         self._up = False
         self._tries = 0
         self._why = ""
-        self._owed = 0
+        self._owed: list[str] = []
         self._deadline: float | None = None
         self._selector = selectors.DefaultSelector()
         self._wakeup, wake = os.pipe()
@@ -119,6 +123,8 @@ class Keeper:
             self._bring_up()
         elif request.get("do") == "stop":
             self._stopping = True
+        elif request.get("do") == "reserve":
+            self._reserve(request)
         elif self._driver is not None:
             self._pass_on(request)
         elif request.get("do") == "start":
@@ -132,9 +138,6 @@ class Keeper:
         missing = [key for key in _CONFIG_KEYS if key not in request]
         if missing:
             return f"the first request lacks {', '.join(missing)}"
-        needed = sum(bundle.get("CPU", 0.0) for bundle in request["bundles"])
-        if needed > request["num_cpus"]:
-            return f"the bundles need {needed:g} CPUs, but num_cpus is {request['num_cpus']}"
         temp_dir = Path(request["temp_dir"])
         try:
             temp_dir.mkdir(mode=0o700, exist_ok=True)
@@ -142,15 +145,37 @@ class Keeper:
                 return f"temp_dir {temp_dir} is not empty: it would be removed at the end"
         except OSError as error:
             return f"temp_dir {temp_dir}: {error}"
-        self._config = request
+        self._config = {"bundles": [], **request}
         return ""
+
+    def _reserve(self, request: Mapping[str, Any]) -> None:
+        """Have the bundles held, now or in the next Ray. A Ray's resources never change."""
+        wanted = request.get("resources", self._config["resources"])
+        lack = lacking(request["bundles"], wanted)
+        if lack:
+            return _refuse("reserve", f"the bundles ask for more than Ray was given: {lack}")
+        renew = wanted != self._config["resources"]
+        self._config.update(bundles=request["bundles"], resources=wanted)
+        if self._driver is None:
+            _refuse("reserve", "there is no Ray; the next one reserves")
+        elif renew:
+            self._config["start"] = None
+            self._end_driver(STOP_GRACE_S)
+            remove_tree(self._config["temp_dir"])
+            self._bring_up()
+        else:
+            self._pass_on(request)
 
     def _bring_up(self) -> None:
         self._tries = 0
         self._start_driver()
 
     def _start_driver(self) -> None:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("RAY_") and name not in _NOT_FOR_RAY
+        }
         os.makedirs(self._config["temp_dir"], mode=0o700, exist_ok=True)
         self._driver = driver = subprocess.Popen(
             self._argv,
@@ -180,7 +205,8 @@ class Keeper:
 
     def _pass_on(self, request: Mapping[str, Any]) -> None:
         assert self._driver is not None and self._driver.stdin is not None
-        self._owed += 1
+        # The first request has no `do`: it is to be answered by what it asks for last.
+        self._owed.append(request.get("do") or ("start" if request["start"] else "reserve"))
         self._deadline = time.monotonic() + START_TIMEOUT_S
         # A driver that has died is noticed by its pidfd.
         with contextlib.suppress(BrokenPipeError):
@@ -207,7 +233,7 @@ class Keeper:
             # It cannot bring Ray up and is about to exit; what then is decided in _lose.
             self._why = event["reason"]
         else:
-            self._owed -= 1
+            self._owed.pop(0)
             self._deadline = self._deadline if self._owed else None
             _say(event)
 
@@ -223,16 +249,16 @@ class Keeper:
             _say({"event": "ray_lost", "reason": reason})
         elif self._tries < BRING_UP_TRIES:
             self._start_driver()
-            owed -= 1
-        for _ in range(owed):
-            _say({"event": "failed", "reason": why})
+            owed = owed[1:]
+        for what in owed:
+            _refuse(what, why)
 
     def _end_driver(self, grace_s: float) -> None:
         """Let the driver take Ray down within `grace_s`, then kill its whole session."""
         driver, self._driver = self._driver, None
         if driver is None:
             return
-        self._owed, self._deadline = 0, None
+        self._owed, self._deadline = [], None
         self._forget(driver)
         assert driver.stdin is not None and driver.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -259,6 +285,15 @@ class Keeper:
         # Not registered any more once its end has been read.
         with contextlib.suppress(KeyError):
             self._selector.unregister(driver.stdout.fileno())
+
+
+def refusal(what: str) -> str:
+    """The event that says no to a request to do `what`."""
+    return "unreserved" if what == "reserve" else "failed"
+
+
+def _refuse(what: str, reason: str) -> None:
+    _say({"event": refusal(what), "reason": reason})
 
 
 def _exited(pid: int) -> bool:

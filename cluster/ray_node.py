@@ -5,14 +5,19 @@ keeps (`cluster.ray_keeper`) an inner process, this module with `--driver`, whic
 connected to Ray, and replaces it and all that it started when the raylet, the GCS or the
 driver itself is lost. JSON lines come in on stdin and go out on stdout:
 
-    {"temp_dir", "job", "namespace", "bundles": [{"CPU": 0.25}, …], "num_cpus",
+    {"temp_dir", "job", "namespace", "resources": {"CPU": 8, "muster_ascend_3": 1, …},
      "start": {"argv", "env", "cwd", "log"}}          first line: bring Ray up, start argv
     {"do": "start", "start": {…}}                      start another supervisor
+    {"do": "reserve", "bundles": [{"CPU": 0.25}, …]}   hold these, and nothing else, for the job;
+                                                       with "resources": in a new Ray with those
     {"do": "nodes"} | {"do": "stop"}                   end of input means stop
 
     {"event": "ready", "node", "address", "node_id", "supervisor": {…}, "seconds": {…}}
     {"event": "failed", "reason"} | {"event": "nodes", "nodes": […]}
-    {"event": "ray_lost", "reason"}                    the next start brings up a new Ray
+    {"event": "reserved", "seconds"}
+    {"event": "unreserved", "reason"}                  nothing is held; the next start tries it
+    {"event": "ray_lost", "reason"}                    the next start brings up a new Ray, which
+                                                       first reserves what was last asked for
 """
 
 from __future__ import annotations
@@ -29,10 +34,13 @@ from typing import Any, TextIO
 from cluster import ray_keeper
 from cluster.detach import detach
 from cluster.leftovers import remove_tree, sweep
+from cluster.reservation import lacking
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _GROUP_TIMEOUT_S = 30.0
+_FREE_TIMEOUT_S = 1.0
 _TASK_TIMEOUT_S = 60.0
+_POLL_S = 0.01
 
 
 class Driver:
@@ -41,6 +49,8 @@ class Driver:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self._group: Any = None
+        self._wanted: list[dict[str, float]] = config["bundles"]
+        self._held: list[dict[str, float]] = []
         self._seconds: dict[str, float] = {}
 
     def up(self) -> dict[str, Any]:
@@ -51,9 +61,13 @@ class Driver:
 
         _leave_out()
         imported = time.monotonic()
+        # Every count is given, so that Ray looks for no devices by itself.
+        resources = {"CPU": 1, "GPU": 0, "NPU": 0, **self._config["resources"]}
         ray.init(
             address="local",
-            num_cpus=self._config["num_cpus"],
+            num_cpus=int(resources.pop("CPU")),
+            num_gpus=int(resources.pop("GPU")),
+            resources=resources,
             namespace=self._config["namespace"],
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
@@ -70,37 +84,67 @@ class Driver:
         }
         return {"event": "up", "pids": pids}
 
-    def reserve(self) -> None:
-        """Create the job's placement group once. Raises TimeoutError when it does not fit."""
-        if self._group is not None:
-            return
+    def reserve(self, bundles: list[dict[str, float]]) -> float:
+        """Hold these bundles for the job instead of any others. Returns the seconds it took.
+
+        Raises TimeoutError when they do not fit; then nothing is held, and the next start tries
+        again.
+        """
+        begin = time.monotonic()
+        self._wanted = bundles
+        if bundles != self._held:
+            self._release()
+            if bundles:
+                self._await_free(bundles)
+                self._hold(bundles)
+        return round(time.monotonic() - begin, 3)
+
+    def _release(self) -> None:
+        group, self._group, self._held = self._group, None, []
+        if group is not None:
+            _remove(group)
+
+    def _await_free(self, bundles: list[dict[str, float]]) -> None:
+        """Wait a moment until Ray knows that what we gave back is free, which takes 0.1 s.
+
+        A group that does not fit at once is tried again after a whole second.
+        """
+        import ray
+
+        deadline = time.monotonic() + _FREE_TIMEOUT_S
+        while lacking(bundles, ray.available_resources()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    def _hold(self, bundles: list[dict[str, float]]) -> None:
+        import ray
         from ray.util.placement_group import placement_group
 
-        begin = time.monotonic()
-        bundles = self._config["bundles"]
+        job = self._config["job"]
         group = placement_group(
-            bundles,
-            strategy="STRICT_PACK",
-            name=f"muster-{self._config['job']}",
-            lifetime="detached",
+            bundles, strategy="STRICT_PACK", name=f"muster-{job}", lifetime="detached"
         )
         if not group.wait(_GROUP_TIMEOUT_S):
+            lack = lacking(bundles, ray.available_resources()) or "yet what is asked for is free"
             _remove(group)
             raise TimeoutError(
-                f"the {len(bundles)} bundles {bundles} of job {self._config['job']} were not "
-                f"reserved within {_GROUP_TIMEOUT_S:g} s (num_cpus: {self._config['num_cpus']})"
+                f"the {len(bundles)} bundles of job {job} were not reserved within "
+                f"{_GROUP_TIMEOUT_S:g} s, for other work in this Ray holds devices: {lack}"
             )
-        self._group = group
-        self._seconds["reserve"] = time.monotonic() - begin
+        self._group, self._held = group, bundles
 
     def start(self, start: Mapping[str, Any]) -> dict[str, Any]:
-        """Start a supervisor on the reserved node. Returns the `ready` event."""
-        import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        """Start a supervisor on the node of this Ray. Returns the `ready` event.
 
-        self.reserve()
+        What the job held in an earlier Ray is reserved first.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if self._wanted != self._held:
+            self._seconds["reserve"] = self.reserve(self._wanted)
         begin = time.monotonic()
-        place = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)
+        here = ray.get_runtime_context().get_node_id()
+        place = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
         # Not retried: a second try could start a second supervisor.
         task = ray.remote(_on_node).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
         node_id, supervisor = ray.get(task.remote(dict(start)), timeout=_TASK_TIMEOUT_S)
@@ -138,8 +182,7 @@ class Driver:
         """Give the reservation back and end Ray."""
         import ray
 
-        if self._group is not None:
-            _remove(self._group)
+        self._release()
         ray.shutdown()
 
 
@@ -167,6 +210,7 @@ def _leave_out() -> None:
     import ray._private.node as node
     import ray._private.services as services
     import ray._private.utils as utils
+    from ray._private import accelerators
 
     absent = ImportError("left out by muster")
     for owner, name, stand_in in (
@@ -174,6 +218,12 @@ def _leave_out() -> None:
         (node.Node, "start_monitor", lambda _: None),
         (node.Node, "start_log_monitor", lambda _: None),
         (utils, "get_dashboard_dependency_error", lambda: absent),
+        # It would import the driver's library to learn a name that nobody asks for.
+        (
+            accelerators.get_accelerator_manager_for_resource("NPU"),
+            "get_current_node_accelerator_type",
+            staticmethod(lambda: None),
+        ),
     ):
         if hasattr(owner, name):
             setattr(owner, name, stand_in)
@@ -201,7 +251,7 @@ def _drive() -> None:
     driver = Driver(config)
     try:
         _say(replies, driver.up())
-        _say(replies, _answer(driver, {"do": "start", "start": config["start"]}))
+        _say(replies, _begin(driver, config))
         for request in requests:
             _say(replies, _answer(driver, request))
         driver.down()
@@ -214,16 +264,26 @@ def _drive() -> None:
             remove_tree(config["temp_dir"])
 
 
+def _begin(driver: Driver, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a new Ray is for: a supervisor, or a reservation alone."""
+    return _answer(driver, {"do": "start" if config["start"] else "reserve", **config})
+
+
 def _answer(driver: Driver, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The reply to one request; what fails in a start is an answer, not the end."""
-    if request["do"] == "nodes":
-        return {"event": "nodes", "nodes": driver.nodes()}
+    """The reply to one request; what fails in it is an answer, not the end."""
     try:
-        return driver.start(request["start"])
+        match request["do"]:
+            case "nodes":
+                return {"event": "nodes", "nodes": driver.nodes()}
+            case "reserve":
+                return {"event": "reserved", "seconds": driver.reserve(request["bundles"])}
+            case _:
+                return driver.start(request["start"])
     except Exception as error:
         # A Ray task error carries the worker's traceback; its cause says it in a line.
         cause = getattr(error, "cause", None) or error
-        return {"event": "failed", "reason": f"{type(cause).__name__}: {cause}"}
+        event = ray_keeper.refusal(request["do"])
+        return {"event": event, "reason": f"{type(cause).__name__}: {cause}"}
 
 
 def _say(replies: TextIO, event: Mapping[str, Any]) -> None:

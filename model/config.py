@@ -175,7 +175,9 @@ class Config:
     scale: int = option(4, "groups of a Res2Net block", low=2)
     freeze_backbone: bool = option(True, "keep stem and first stage as loaded")
     backbone_bn: str = option("frozen", "backbone statistics", choices=("frozen", "batch"))
-    data_workers: int = option(2, "threads that prepare batches; 0: none", low=0, graph=False)
+    data_workers: int | None = option(
+        None, "threads that prepare batches; empty: one a CPU, up to 8; 0: none", low=0, graph=False
+    )
     resume_from: str = path("step directory to go on from, when run without muster")
     checkpoint_dir: str = path("where step directories go, when run without muster")
     compile_cache: str = path("folder of compiled graphs, or off; empty: in the run directory")

@@ -148,7 +148,7 @@ class TrainingData:
         self.replacements = ReplacementLog()
         self._memory = BatchMemory(batch_size, architecture, self.augmentation.max_boxes)
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size, world_size)
-        # OpenCV's own threads would multiply by the workers and by the ranks of the node.
+        # The workers are as many as the rank has CPUs: threads of OpenCV would multiply by them.
         cv2.setNumThreads(0)
         if rank == 0:
             LOGGER.info(dataset.account())

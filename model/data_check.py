@@ -30,12 +30,12 @@ from model.image_file import (
     read_header,
     size_flaw,
 )
+from model.processors import usable_cpus
 from model.sampling import require_global_batch
 
 LARGE_PIXELS = 1 << 23
 HEADER_BYTES = 1 << 16
 TRAILER_BYTES = 64
-MOST_THREADS = 16
 _CHUNK = 64
 
 
@@ -228,14 +228,3 @@ def _look_at_files(
                 progress(len(todo) - _CHUNK * len(pending), len(todo))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """How many CPUs this process may keep busy: affinity and cgroup quota, at most sixteen."""
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = quota_file.read_text().split()
-        cpus = min(cpus, -(-int(quota) // int(period)))
-    except (OSError, ValueError):  # "max", or another version of cgroups
-        pass
-    return max(1, min(cpus, MOST_THREADS))

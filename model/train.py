@@ -22,6 +22,7 @@ from model.config import Config, ConfigError
 from model.config_report import show_help
 from model.data_error import DataError
 from model.journal import LOGGER, Metrics, Progress, start_log
+from model.processors import data_workers
 from model.profiling import profiler
 from model.run import (
     Run,
@@ -123,7 +124,9 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
     )  # fmt: skip
     metrics = Metrics(metrics_file(run), rank.attempt)
     latest = None
-    source = run.data.iterate(done, total, config.data_workers)
+    workers = data_workers(config.data_workers)
+    LOGGER.info("batches are prepared by %d threads", workers)
+    source = run.data.iterate(done, total, workers)
     profile = profiler(run.outputs / "profile", run.backend, wanted=config.need_profiler)
     with contextlib.closing(source) as batches, profile as profiled:
         for batch, waited in timed(batches):

@@ -145,6 +145,7 @@ class Controller:
         number = max(self.ledger.attempt, *self.directory.attempts(), 0) + 1
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
+        self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()
         files = self.directory.attempt(number)

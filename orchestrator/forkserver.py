@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator import processes
 from orchestrator.entry import run_module
-from orchestrator.launch import ProcessPlan, freshen_random, settle
+from orchestrator.launch import ProcessPlan, freshen_random, freshen_threads, settle
 from orchestrator.rank import Rank
 
 _ADOPTION_TIMEOUT = 5.0
@@ -117,6 +117,7 @@ def become(launch: ProcessPlan, supervisor: int) -> None:
         Rank(dict(os.environ)).error(type(error), error, error.__traceback__)
         os._exit(1)
     freshen_random()
+    freshen_threads()
     run_module(str(launch.module), launch.arguments)
 
 

@@ -5,6 +5,7 @@ Standard library only (supervisor and fork server use it).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator import processes
+from orchestrator.memory_policy import bind_memory
 
 MARK = "MUSTER_RUN_ID"
 """Environment variable that marks every process of a run, to find what escaped."""
@@ -60,6 +62,7 @@ class ProcessPlan:
     heartbeat: str | None
     error_file: str | None
     start: str  # fork, spawn, or auto: fork, and spawn if the fork server refuses
+    memory_nodes: tuple[int, ...] = ()  # NUMA nodes to take memory from; none: any
     batch: bool = False  # SCHED_BATCH: computes, and lets whoever wakes it wait for a moment
     table: TableFile | None = None
     preamble: str = ""  # the first line of its log
@@ -79,6 +82,7 @@ class ProcessPlan:
                 "arguments": tuple(document["arguments"]),
                 "argv": tuple(document["argv"]),
                 "cpus": tuple(document["cpus"]),
+                "memory_nodes": tuple(document["memory_nodes"]),
                 "table": None if document["table"] is None else TableFile(**document["table"]),
             }
         )
@@ -103,23 +107,38 @@ class ForkServerPlan:
 
 
 def bind(launch: ProcessPlan, supervisor: int) -> None:
-    """Tie the calling process to its supervisor's life and its CPUs. Raises OSError."""
+    """Tie the calling process to its supervisor's life, its CPUs and its memory.
+
+    Raises OSError. Memory that cannot be bound costs time and nothing else: the log tells.
+    """
     processes.die_with_parent(supervisor)
     # What is ignored stays ignored through exec, and the supervisor ignores these.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     if launch.cpus:
         os.sched_setaffinity(0, launch.cpus)
+    if launch.memory_nodes:
+        try:
+            bind_memory(launch.memory_nodes)
+        except OSError as error:
+            nodes = ",".join(map(str, launch.memory_nodes))
+            _tell(launch, f"memory is not bound to NUMA nodes {nodes}: {error}")
     if launch.batch:
         # MindSpore's TCP client loses a race, and half a second, whenever the thread that sees a
         # connection come up preempts the one that is opening it. Batch threads do not preempt.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+def _tell(launch: ProcessPlan, text: str) -> None:
+    """A line in the rank's log, whose descriptor the process may not have yet."""
+    with contextlib.suppress(OSError), open(launch.log, "ab", buffering=0) as log:
+        log.write(f"muster: {text}\n".encode())
+
+
 def settle(launch: ProcessPlan, supervisor: int) -> None:
     """Make a forked process the one that `launch` describes, all but its program.
 
-    Own session, dies with the supervisor, its CPUs, its output to its log, the signal
+    Own session, dies with the supervisor, its CPUs and memory, its output to its log, the signal
     handling of a Python that has just started. Raises OSError.
     """
     os.setsid()
@@ -134,6 +153,13 @@ def settle(launch: ProcessPlan, supervisor: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def freshen_threads() -> None:
+    """Let OpenCV have as many threads as the process has CPUs; it counted those of the server."""
+    opencv = sys.modules.get("cv2")
+    if opencv is not None:
+        opencv.setNumThreads(len(os.sched_getaffinity(0)))
 
 
 def freshen_random() -> None:

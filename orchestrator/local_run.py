@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cluster import cpu
 from orchestrator import drill, processes
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
@@ -97,14 +96,14 @@ def _drive(
 ) -> Outcome:
     epoch, run_id = _enter(directory, by_hand=by_hand)
     _own(spool, directory, run_id)
+    find = partial(find_nodes, spec.resources.device, os.environ)
     node = LocalNode(
         job=spec.name,
         run_id=run_id,
         epoch=epoch,
         directory=directory,
         spool=spool,
-        ranks=spec.resources.ranks,
-        cores=cpu.measure().usable_cores,
+        find=find,
         environment=os.environ,
     )
     controller = Controller(
@@ -112,7 +111,7 @@ def _drive(
         directory=directory,
         spool=spool,
         node=node,
-        find=partial(find_nodes, spec.resources.device, os.environ),
+        find=find,
         environment=os.environ,
         watcher=watcher,
         faults=list(faults),

@@ -1,41 +1,44 @@
 """The node that a local run uses: Ray reserves it, a supervisor on it owns the ranks.
 
 The one place where the controller meets sockets and processes. What arrives becomes
-messages; what is to happen is sent. Ray runs in a process of its own, so that neither its
-start-up nor its death is felt here.
+messages; what is to happen is sent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import selectors
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
+from cluster.allocate import Placement
+from cluster.ascend.place import NoSuchNode
+from cluster.device import DeviceKind
 from cluster.ports import PortLease
-from cluster.ray_client import Closed, Failed, RayLost, RayNode, Ready, Start
+from cluster.ray_client import Start
+from cluster.reservation import resources_of
 from orchestrator import processes
+from orchestrator.found import Found, find_nodes
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message, listen
 from orchestrator.plan import LaunchPlan, user_environment
+from orchestrator.private_ray import NodeError, PrivateRay, Pump
+
+__all__ = ["LocalNode", "NodeError"]
 
 _READY_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 15.0
 _CLEAR_TIMEOUT = 5.0
 
-Pump = Callable[[float], None]
-
-
-class NodeError(RuntimeError):
-    """The node cannot be used: Ray or the supervisor does not start."""
-
 
 class LocalNode:
-    """Ray and the supervisor of this machine, for one run."""
+    """Ray and the supervisor of this machine, for one run.
+
+    `find` looks for what Ray is to offer, once, as Ray comes up.
+    """
 
     def __init__(
         self,
@@ -45,23 +48,19 @@ class LocalNode:
         epoch: int,
         directory: RunDirectory,
         spool: Spool,
-        ranks: int,
-        cores: float,
+        find: Callable[[], Found],
         environment: Mapping[str, str],
     ) -> None:
-        self._job = job
         self._run_id = run_id
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
+        self._find = find
+        self._looking: Future[Found] | None = None
         self._environment = user_environment(environment)
-        # Ray counts whole CPUs and ranks may be more than those: every rank a fraction.
-        self._cpus = max(1, math.ceil(cores))
-        self._bundles = [{"CPU": self._cpus / ranks}] * ranks
         self._listener = listen(spool.socket)
         self._link: Link | None = None
-        self._ray: RayNode | None = None
-        self._ray_ended = False
+        self._ray = PrivateRay(job=f"{job}-{run_id}", directory=directory, spool=spool)
         self._port: PortLease | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -70,16 +69,24 @@ class LocalNode:
     # -- coming up --------------------------------------------------------------------------
 
     def bring_up(self) -> None:
-        """Begin to start Ray and, on it, the supervisor; `wait_ready` waits for both."""
-        self._ray = RayNode.start(
-            temp_dir=str(self._spool.ray),
-            job=f"{self._job}-{self._run_id}",
-            bundles=self._bundles,
-            num_cpus=self._cpus,
-            start=self._supervisor(),
-            log=self._directory.ray_log,
-        )
+        """Begin to look for what Ray is to offer; `wait_ready` then has Ray and a supervisor."""
+        worker = ThreadPoolExecutor(1, thread_name_prefix="offer")
+        self._looking = worker.submit(self._found)
+        worker.shutdown(wait=False)
+
+    def _start_ray(self, found: Found) -> None:
+        [node] = found.inventory.nodes
+        simulated = bool(found.simulated)
+        resources = resources_of(node, found.withheld, simulated=simulated)
+        self._ray.start(self._supervisor(), resources, simulated=simulated)
         self._selector.register(self._ray, selectors.EVENT_READ)
+
+    def _found(self) -> Found:
+        """What Ray can offer; that a rehearsal node is not there is told by the first attempt."""
+        try:
+            return self._find()
+        except NoSuchNode:
+            return find_nodes(DeviceKind.CPU, {})
 
     def _supervisor(self) -> Start:
         argv = (
@@ -102,14 +109,17 @@ class LocalNode:
         """Return when a supervisor has said hello. Raises NodeError."""
         deadline = time.monotonic() + timeout
         while not self.supervised:
-            if self._ray_ended:
+            if self._looking is not None and self._looking.done():
+                looked, self._looking = self._looking, None
+                self._start_ray(looked.result())
+            if self._ray.ended:
                 raise NodeError(f"Ray's keeper ended; see {self._directory.ray_log}")
             if time.monotonic() > deadline:
                 raise NodeError(
                     f"no supervisor after {timeout:.0f} s; see {self._directory.supervisor_log} "
                     f"and {self._directory.ray_log}"
                 )
-            pump(0.1)
+            pump(0.1 if self._looking is None else 0.01)
 
     @property
     def supervised(self) -> bool:
@@ -118,10 +128,12 @@ class LocalNode:
 
     def replace_supervisor(self, pump: Pump, timeout: float) -> None:
         """Have Ray start another supervisor after one has died. Raises NodeError."""
-        if self._ray is None or self._ray_ended:
-            raise NodeError(f"Ray is gone for good; see {self._directory.ray_log}")
         self._ray.start_supervisor(self._supervisor())
         self.wait_ready(pump, timeout)
+
+    def reserve(self, placement: Placement, pump: Pump) -> None:
+        """Keep other work of this Ray off the devices of a placement. Raises NodeError."""
+        self._ray.reserve(placement, pump)
 
     def kill_supervisor(self) -> None:
         """End a supervisor that does not answer any more."""
@@ -181,26 +193,9 @@ class LocalNode:
         self.supervisor_pid = None
 
     def _from_ray(self) -> list[Message]:
-        assert self._ray is not None
-        messages: list[Message] = []
-        for event in self._ray.poll():
-            match event:
-                case Failed(reason) if self.supervised:
-                    messages.append({"event": "note", "text": f"Ray: {reason}"})
-                case Failed(reason):
-                    raise NodeError(f"Ray does not start the supervisor: {reason}")
-                case RayLost(reason):
-                    text = f"Ray was lost ({reason}); the ranks go on"
-                    messages.append({"event": "ray_lost", "text": text})
-                case Ready(seconds=seconds):
-                    spent = sum(seconds.values())
-                    text = f"devices reserved and a supervisor asked for, {spent:.1f} s"
-                    messages.append({"event": "ray_ready", "text": text, "seconds": dict(seconds)})
-                case Closed():
-                    self._selector.unregister(self._ray)
-                    self._ray_ended = True
-                    text = f"Ray's keeper ended; the ranks go on; see {self._directory.ray_log}"
-                    messages.append({"event": "ray_lost", "text": text})
+        messages = self._ray.messages(supervised=self.supervised)
+        if self._ray.ended:
+            self._selector.unregister(self._ray)
         return messages
 
     def _command(self, message: Message) -> None:
@@ -239,10 +234,7 @@ class LocalNode:
             self._link.flush()
         if supervisor is not None:
             self._await_end(supervisor)
-        if self._ray is not None:
-            # After a time-out it goes on ending by itself.
-            with contextlib.suppress(TimeoutError):
-                self._ray.close(_CLOSE_TIMEOUT)
+        self._ray.close()
         # A supervisor that was killed cannot clear what escaped it; its ranks' children may.
         processes.clear_marked(MARK, self._run_id, _CLEAR_TIMEOUT)
         self._drop_link()

@@ -266,6 +266,7 @@ class _Gang:
             workdir=str(self.spec.workdir),
             log=str(files.log(assignment.rank)),
             cpus=assignment.cpus,
+            memory_nodes=assignment.memory,
             heartbeat=environment["MUSTER_HEARTBEAT"],
             error_file=environment["MUSTER_ERROR_FILE"],
             start=self._start(),

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import exact_resume, recovery, registry
+from cluster.affinity import Bind
+from cluster.cpu import CpuBudget
+from tests.benchmarks import exact_resume, recovery, registry, step_bind
 from tests.benchmarks.__main__ import main, run
 from tests.benchmarks.bench import (
     Bench,
@@ -319,3 +321,29 @@ def test_an_incident_that_contradicts_the_logs_is_no_figure(tmp_path: Path) -> N
     """Half a second between them is an error."""
     with pytest.raises(BenchmarkError, match="by the logs"):
         recovery.read(run_directory(tmp_path, first_step_at=108.5))
+
+
+def test_binding_is_not_measured_where_it_cannot_be_shown() -> None:
+    """Fewer than two CPUs a rank, or a quota of that, is Unavailable; sixteen will do."""
+    step_bind.require_room(CpuBudget(tuple(range(16))))
+    for budget in (CpuBudget(tuple(range(15))), CpuBudget(tuple(range(64)), quota=12.5)):
+        with pytest.raises(Unavailable, match="cannot show it: 8 ranks need 16"):
+            step_bind.require_room(budget)
+
+
+def test_modes_of_binding_take_turns() -> None:
+    """Every mode once a round, and in the course of three rounds once in every place."""
+    rounds = [step_bind.rotated(number) for number in range(3)]
+    assert all(set(modes) == set(Bind) for modes in rounds)
+    assert all({modes[place] for modes in rounds} == set(Bind) for place in range(3))
+
+
+def test_a_step_counts_with_its_wait_for_data(tmp_path: Path) -> None:
+    """All steps of the metrics, not other lines; missing ones are an error."""
+    file = tmp_path / "metrics.jsonl"
+    row = '{"step": 1, "loss": 2.0, "step_seconds": 0.5, "data_wait_seconds": 0.25}\n'
+    file.write_text(row + '{"evaluation": 1}\n' + row)
+    assert step_bind.recorded(file, 2) == [0.75, 0.75]
+    for path, why in ((file, "2 steps instead of 3"), (tmp_path / "none", "No such file")):
+        with pytest.raises(BenchmarkError, match=why):
+            step_bind.recorded(path, 3)

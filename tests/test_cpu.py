@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.cpu import CpuBudget, NumaNode, format_cpu_list, measure, parse_cpu_list
+from tests.topologies import CONTAINER_V1, CONTAINER_V2, KUNPENG_8P, X86_8GPU, Machine
 
 V2_MOUNT = "30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
 V1_CPU = "33 1 0:30 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
@@ -26,7 +27,10 @@ def machine(
             f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": f"{i}\n"
             for i in range(cpus)
         },
+        **{f"sys/devices/system/cpu/cpu{i}/topology/physical_package_id": "0" for i in range(cpus)},
         "sys/devices/system/node/node0/cpulist": f"0-{cpus - 1}\n",
+        "sys/devices/system/node/node0/meminfo": "Node 0 MemTotal:  8000000 kB\n",
+        "proc/self/status": "Mems_allowed_list:\t0\n",
         "proc/self/mountinfo": "".join(f"{line}\n" for line in mounts),
         **({} if cgroup is None else {"proc/self/cgroup": cgroup}),
         **files,
@@ -43,7 +47,7 @@ def test_nothing_limits_a_machine_without_limits(tmp_path: Path) -> None:
     budget = machine(tmp_path, "0::/\n", [V2_MOUNT], {"sys/fs/cgroup/cgroup.procs": ""})
     assert (budget.cpus, budget.quota, budget.unmeasured) == (tuple(range(8)), None, ())
     assert budget.usable_cores == 8.0
-    assert budget.numa == (NumaNode(0, tuple(range(8))),)
+    assert budget.numa == (NumaNode(0, tuple(range(8)), socket=0, memory=True),)
 
 
 def test_tightest_of_nested_v2_groups_wins(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_siblings_and_numa_are_cut_to_what_may_be_used(tmp_path: Path) -> None:
     }
     budget = machine(tmp_path, "0::/\n", [V2_MOUNT], files)
     assert budget.cores == ((0, 4), (1,))
-    assert budget.numa == (NumaNode(0, (0, 4)), NumaNode(1, (1,)))
+    assert [(node.index, node.cpus) for node in budget.numa] == [(0, (0, 4)), (1, (1,))]
 
 
 def test_missing_topology_is_said(tmp_path: Path) -> None:
@@ -146,7 +150,63 @@ def test_missing_topology_is_said(tmp_path: Path) -> None:
     budget = measure(root=tmp_path, affinity=[3, 1])
     assert budget.cores == ((1,), (3,))
     assert budget.numa == (NumaNode(0, (1, 3)),)
-    assert {"NUMA node of CPUs 1,3", "SMT siblings of CPUs 1,3"} <= set(budget.unmeasured)
+    gaps = ("NUMA node of CPUs 1,3", "SMT siblings of CPUs 1,3", "socket of CPUs 1,3")
+    assert {*gaps, "memory of NUMA node 0"} <= set(budget.unmeasured)
+
+
+def test_kunpeng_has_sockets_nodes_and_distances(tmp_path: Path) -> None:
+    """Two sockets of four nodes of 24 cores, each core for itself, neighbours near."""
+    budget = KUNPENG_8P.measured(tmp_path)
+    assert budget.unmeasured == ()
+    assert [node.socket for node in budget.numa] == [0] * 4 + [1] * 4
+    assert budget.numa[6].cpus == tuple(range(144, 168))
+    assert all(node.memory for node in budget.numa)
+    assert dict(budget.numa[6].distances) == {n: 32 for n in range(4)} | {
+        4: 12,
+        5: 12,
+        6: 10,
+        7: 12,
+    }
+    assert len(budget.cores) == 192
+
+
+def test_x86_threads_are_folded_onto_cores(tmp_path: Path) -> None:
+    """192 CPUs are 96 cores, siblings n and n + 96 on one socket."""
+    budget = X86_8GPU.measured(tmp_path)
+    assert len(budget.cpus) == 192 and len(budget.cores) == 96
+    assert budget.cores[50] == (50, 146)
+    assert [node.socket for node in budget.numa] == [0, 1]
+
+
+@pytest.mark.parametrize("machine", [CONTAINER_V1, CONTAINER_V2], ids=["v1", "v2"])
+def test_a_container_sees_its_cpuset_and_quota(tmp_path: Path, machine: Machine) -> None:
+    """Six cores without their masked siblings, on the one node that holds them."""
+    budget = machine.measured(tmp_path)
+    assert (budget.cpus, budget.quota, budget.unmeasured) == (tuple(range(8, 14)), 4.5, ())
+    assert budget.cores == tuple((cpu,) for cpu in range(8, 14))
+    assert [node.index for node in budget.numa] == [0]
+
+
+def test_a_node_without_memory_is_not_one_whose_memory_is_unknown(tmp_path: Path) -> None:
+    """Nothing installed or not allowed is False; a file that does not say so is None, and named."""
+    files = {
+        "proc/self/status": "Mems_allowed_list:\t0,1,3\n",
+        "sys/devices/system/node/node3/meminfo": "Node 3 HugePages_Total: 0\n",
+    }
+    budget = Machine(4, 1, 2, memoryless=(1,), files=files).measured(tmp_path)
+    assert [node.memory for node in budget.numa] == [True, False, False, None]
+    assert "memory of NUMA node 3" in budget.unmeasured
+
+
+@pytest.mark.parametrize("package", ["-1", "", "?"])
+def test_a_socket_that_firmware_does_not_tell_is_unknown(tmp_path: Path, package: str) -> None:
+    """-1 and rubbish are no socket, and the CPUs are named."""
+    files = {
+        f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id": package for cpu in (2, 3)
+    }
+    budget = Machine(2, 1, 2, files=files).measured(tmp_path)
+    assert [node.socket for node in budget.numa] == [0, None]
+    assert "socket of CPUs 2-3" in budget.unmeasured
 
 
 def test_this_process_gets_no_more_than_its_affinity() -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from model.coco import CocoDataset, CocoImage
-from model.data_check import check, file_findings, usable_cpus
+from model.data_check import check, file_findings
 from model.data_findings import KINDS, Finding, Report
 from model.data_report import document, lines, main
 from model.image_file import read_header
@@ -365,13 +364,3 @@ def test_headers_survive_anything(tmp_path: Path) -> None:
             flipped = bytearray(content)
             flipped[cut] ^= 255
             read_header(bytes(flipped))
-
-
-def test_threads_stay_within_what_the_process_may_use(tmp_path: Path) -> None:
-    """Affinity and the cgroup's quota bound the threads; an unlimited one does not."""
-    quota = tmp_path / "cpu.max"
-    cpus = min(16, len(os.sched_getaffinity(0)))
-    for text, expected in (("max 100000", cpus), ("50000 100000", 1), ("nonsense", cpus)):
-        quota.write_text(text)
-        assert usable_cpus(quota) == expected
-    assert usable_cpus(tmp_path / "absent") == cpus

@@ -80,6 +80,7 @@ WRONG = [
     ("queue: {name: 2024-01-01}", 5, "queue.name", "YAML 1.1 reads 2024-01-01 as a date"),
     ("queue: {name: 7}", 5, "queue.name", 'put it in quotes: "7"'),
     ("launch: {bind: no}", 5, "launch.bind", "did you mean none?"),
+    ("launch: {bind: cores}", 5, "launch.bind", "did you mean blocks?"),
     # arguments and environment
     ("args: {a: }", 5, "args.a", "write '' for an empty value"),
     ("args: {a: null}", 5, "args.a", "found nothing (null)"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.allocate import Placement, allocate
-from cluster.cpu import CpuBudget
+from cluster.cpu import CpuBudget, NumaNode
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
 from cluster.rank_table import ServerFacts
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, TableFile
@@ -314,6 +314,21 @@ def test_a_dynamic_ascend_job_gets_no_table() -> None:
     """The mode is the job's own."""
     made = ascend_plan("launch.mode=dynamic", simulated="/node")
     assert made.to_document()["rank_table"] is None and made.scheduler is not None
+
+
+def test_memory_goes_with_the_cpus() -> None:
+    """Each rank's process takes its memory from the NUMA node that it is bound to."""
+    nodes = tuple(NumaNode(n, (2 * n, 2 * n + 1), memory=True) for n in range(2))
+    node = Node("local", "127.0.0.1", CpuBudget((0, 1, 2, 3), numa=nodes))
+    for bind, expected in (("numa", [(0,), (1,)]), ("blocks", [(), ()]), ("none", [(), ()])):
+        spec = job(f"launch.bind={bind}")
+        placement = allocate(Inventory((node,)), request_for(spec))
+        assert isinstance(placement, Placement)
+        made = make_plan(spec, placement, Attempt(1, "run-1", None, None), RUN, SPOOL, HOME)
+        assert [rank.process.memory_nodes for rank in made.ranks] == expected
+        assert made.scheduler is not None and made.scheduler.memory_nodes == ()
+        process = made.ranks[1].process
+        assert ProcessPlan.from_document(json.loads(json.dumps(process.to_document()))) == process
 
 
 def test_plans_go_to_the_supervisor_unchanged() -> None:

@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +30,9 @@ from cluster.ray_client import (
     RayFailed,
     RayLost,
     RayNode,
+    Reserved,
     Start,
+    Unreserved,
 )
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray not installed")
@@ -56,11 +60,24 @@ with open(config["start"]["log"], "a+") as log:
     log.flush()
     log.seek(0)
     tries = log.read().count("try")
-if tries < config["num_cpus"]:
+if tries < config["resources"]["CPU"]:
     print(json.dumps({"event": "failed", "reason": f"try {tries}"}), flush=True)
     sys.exit(1)
 print(json.dumps({"event": "up", "pids": {"driver": [os.getpid()]}}), flush=True)
 print(json.dumps({"event": "nodes", "nodes": []}), flush=True)
+sys.stdin.read()
+"""
+
+# The driver, except that it gives up on devices that others hold after a second.
+IMPATIENT_DRIVER = "import cluster.ray_node as n; n._GROUP_TIMEOUT_S = 1.0; n._drive()"
+
+# Other work of a Ray: takes the devices that it can have, and keeps them until told to end.
+RIVAL = """
+import json, sys, ray
+from ray.util.placement_group import placement_group
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=50)
+groups = {name: placement_group([{name: 1}]) for name in sys.argv[2:]}
+print(json.dumps([name for name, group in groups.items() if group.wait(1.5)]), flush=True)
 sys.stdin.read()
 """
 
@@ -150,8 +167,7 @@ def test_supervisors_outlive_raylet_and_gcs(temp_dir: Path, tmp_path: Path) -> N
     node = RayNode.start(
         temp_dir=str(temp_dir),
         job="drill",
-        bundles=[{"CPU": 0.25}] * 8,
-        num_cpus=2,
+        resources={"CPU": 2},
         start=start,
         log=tmp_path / "ray.log",
     )
@@ -193,6 +209,120 @@ def test_supervisors_outlive_raylet_and_gcs(temp_dir: Path, tmp_path: Path) -> N
         kill_node(node)
 
 
+@contextlib.contextmanager
+def rival(temp_dir: Path, *devices: str) -> Iterator[list[str]]:
+    """Other work in the same Ray, and those of the devices that it was given."""
+    raylet = mentioning(f"{temp_dir}/")[pid_of("raylet", temp_dir)]
+    [address] = {a.partition("=")[2] for a in raylet.split() if a.startswith("--gcs-address=")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RIVAL, address, *devices],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "RAY_AUTH_MODE": "token"},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+
+
+def on(*devices: int) -> list[dict[str, float]]:
+    """A rank's bundle on each of these devices."""
+    return [{"CPU": 0.5, "NPU": 1, f"muster_ascend_{device}": 1} for device in devices]
+
+
+def reserve(node: RayNode, bundles: list[dict[str, float]], **more: Any) -> Event:
+    """Ask for bundles; the answer."""
+    node.reserve(bundles, **more)
+    (answer,) = wait_for(node, 60)
+    return answer
+
+
+@pytest.mark.slow
+@needs_ray
+def test_the_very_devices_are_held(
+    temp_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of eight devices others get all but those held; these can be others, and survive a Ray."""
+    impatient = [sys.executable, "-c", IMPATIENT_DRIVER]
+    keeper = f"from cluster.ray_keeper import Keeper; Keeper({impatient!r}).serve()"
+    monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    before = shared_memory()
+    start = sleeper(tmp_path)
+    node = RayNode.start(
+        temp_dir=str(temp_dir),
+        job="held",
+        resources={"CPU": 2, "NPU": 8, **{f"muster_ascend_{i}": 1 for i in range(8)}},
+        start=start,
+        log=tmp_path / "ray.log",
+    )
+    third, fifth = "muster_ascend_3", "muster_ascend_5"
+    supervisors = []
+    try:
+        supervisors.append(node.ready(READY_S).supervisor)
+        assert isinstance(reserve(node, on(0, 1, 2, 3)), Reserved)
+        with rival(temp_dir, third, fifth) as got:
+            assert got == [fifth]
+            refused = reserve(node, on(4, 5))
+            assert isinstance(refused, Unreserved)
+            assert f"other work in this Ray holds devices: 1 {fifth} (there is 0)" in refused.reason
+        with rival(temp_dir, third) as got:
+            assert got == [third], "what is refused holds nothing"
+        assert isinstance(reserve(node, on(4, 5)), Reserved)
+
+        lose(node, pid_of("raylet", temp_dir), "raylet", temp_dir)
+        asked = reserve(node, on(5))
+        assert asked == Unreserved("there is no Ray; the next one reserves")
+        node.start_supervisor(start)
+        ready = node.ready(READY_S)
+        supervisors.append(ready.supervisor)
+        assert "reserve" in ready.seconds
+        with rival(temp_dir, third, fifth, "muster_ascend_4") as got:
+            assert got == [third, "muster_ascend_4"]
+        node.close()
+        assert all(alive(supervisor) for supervisor in supervisors)
+        until(lambda: not temp_dir.exists() and shared_memory() <= before, GONE_S, "Ray is left")
+    finally:
+        for supervisor in supervisors:
+            kill(supervisor.pid)
+        kill_node(node)
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_ray_without_the_device_is_replaced(temp_dir: Path, tmp_path: Path) -> None:
+    """A device that was withheld when Ray came up is reserved in another; the supervisor stays."""
+    offered = {"CPU": 1, "NPU": 1, "muster_ascend_0": 1}
+    node = RayNode.start(
+        temp_dir=str(temp_dir),
+        job="wider",
+        resources=offered,
+        start=sleeper(tmp_path),
+        log=tmp_path / "ray.log",
+    )
+    supervisor = None
+    try:
+        supervisor = node.ready(READY_S).supervisor
+        first = pid_of("raylet", temp_dir)
+        wider = {**offered, "NPU": 2, "muster_ascend_1": 1}
+        assert isinstance(reserve(node, on(0, 1), resources=wider), Reserved)
+        assert pid_of("raylet", temp_dir) != first
+        node.ask_members()
+        (members,) = wait_for(node, 20)
+        assert isinstance(members, Members)
+        assert wider.items() <= dict(members.nodes[0].resources).items()
+        assert alive(supervisor)
+        node.close()
+    finally:
+        if supervisor:
+            kill(supervisor.pid)
+        kill_node(node)
+
+
 def lose(node: RayNode, victim: int, name: str, temp_dir: Path) -> None:
     """Kill a part of Ray; the loss is told, and nothing of that Ray is left."""
     os.kill(victim, signal.SIGKILL)
@@ -224,8 +354,7 @@ def test_nothing_is_left_when_the_controller_is_killed(
     ask = {
         "temp_dir": str(temp_dir),
         "job": "orphan",
-        "bundles": [{"CPU": 1}],
-        "num_cpus": 1,
+        "resources": {"CPU": 1},
         "log": str(tmp_path / "ray.log"),
     }
     start = sleeper(tmp_path)
@@ -273,8 +402,7 @@ def test_a_ray_that_does_not_come_up_is_tried_twice(
     node = RayNode.start(
         temp_dir=str(temp_dir),
         job="twice",
-        bundles=[{"CPU": 1}],
-        num_cpus=good_try,
+        resources={"CPU": good_try},
         start=sleeper(tmp_path),
         log=tmp_path / "ray.log",
     )
@@ -291,8 +419,7 @@ def test_a_directory_in_use_is_neither_used_nor_removed(temp_dir: Path, tmp_path
     node = RayNode.start(
         temp_dir=str(temp_dir),
         job="no",
-        bundles=[{"CPU": 1}],
-        num_cpus=1,
+        resources={"CPU": 1},
         start=sleeper(tmp_path),
         log=tmp_path / "ray.log",
     )
@@ -302,20 +429,20 @@ def test_a_directory_in_use_is_neither_used_nor_removed(temp_dir: Path, tmp_path
     assert (temp_dir / "precious").exists()
 
 
-def test_more_than_there_is_fails_at_once(temp_dir: Path, tmp_path: Path) -> None:
-    """Bundles that cannot fit are refused before Ray starts, in numbers."""
-    node = RayNode.start(
-        temp_dir=str(temp_dir),
-        job="no",
-        bundles=[{"CPU": 0.25}] * 8,
-        num_cpus=1,
-        start=sleeper(tmp_path),
-        log=tmp_path / "ray.log",
-    )
-    with pytest.raises(RayFailed, match="need 2 CPUs, but num_cpus is 1"):
-        node.ready(20)
-    node.close()
-    assert not temp_dir.exists()
+def test_a_detached_process_has_nothing_of_a_ray_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ray sets for its workers reaches no supervisor, and so no rank."""
+    for name in ("ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    start = sleeper(tmp_path)
+    process = ProcessId(**detach(asdict(start)))
+    log = tmp_path / "supervisor.log"
+    try:
+        until(lambda: log.exists() and "\n" in log.read_text(), 20, "it says nothing")
+        assert log.read_text() == "['LC_CTYPE', 'ONLY']\n"
+    finally:
+        kill(process.pid)
 
 
 def test_a_detached_process_inherits_nothing(tmp_path: Path) -> None:

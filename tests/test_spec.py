@@ -45,7 +45,7 @@ resources:
   cpus_per_rank: 12
   memory_per_rank: 4Gi
   nodes: {labels: {pool: train}}
-launch: {mode: dynamic, bind: cores, start: spawn, preload: [mindspore]}
+launch: {mode: dynamic, bind: blocks, start: spawn, preload: [mindspore]}
 checkpoint: {every_steps: 500, keep: 2, snapshot_every_steps: 20}
 health: {heartbeat_timeout: 90, straggler: 1.5, phase_timeouts: {init: 1h30m, load: unlimited}}
 restart:

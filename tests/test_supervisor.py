@@ -304,6 +304,54 @@ def test_a_rank_is_what_its_plan_says(node: Node, how: str) -> None:
     assert own == {name: value for name, value in environment.items() if name != "LC_CTYPE"}
 
 
+POLICY = """
+import ctypes, os
+mode, mask = ctypes.c_int(-1), (ctypes.c_ulong * 64)()
+number = {"x86_64": 239, "aarch64": 236}[os.uname().machine]
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.syscall(number, ctypes.byref(mode), mask, ctypes.c_ulong(64 * 64), None, 0) == 0
+print(mode.value, [n for n in range(64 * 64) if mask[n // 64] >> n % 64 & 1], flush=True)
+"""
+
+
+def may_bind_memory() -> bool:
+    """False in a container whose seccomp filter allows no memory policies."""
+    bind = "from orchestrator.memory_policy import bind_memory; bind_memory([0])"
+    done = subprocess.run([sys.executable, "-c", bind], capture_output=True, text=True, check=False)
+    return "PermissionError" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork"])
+@pytest.mark.skipif(not may_bind_memory(), reason="a filter forbids set_mempolicy")
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="numbers of calls")
+def test_memory_is_bound_or_the_log_says_why_not(node: Node, how: str) -> None:
+    """The kernel knows the policy; a NUMA node that is not there costs a line, not the rank."""
+    if how == "fork":
+        node.warm()
+    make = node.forked if how == "fork" else node.plan
+    node.start(
+        make(0, POLICY), make(1, POLICY, memory_nodes=(0,)), make(2, POLICY, memory_nodes=(1000,))
+    )
+    for rank in (0, 1, 2):
+        assert node.of_rank("exit", rank)["code"] == 0, node.log(rank)
+    assert node.log(0) == "0 []\n"
+    assert node.log(1) == "2 [0]\n"
+    why, policy = node.log(2).splitlines()
+    assert why.startswith("muster: memory is not bound to NUMA nodes 1000: [Errno 22]")
+    assert policy == "0 []"
+
+
+def test_opencv_in_a_forked_rank_counts_the_ranks_cpus(node: Node) -> None:
+    """Whatever the server, which may use more of them, has counted before the fork."""
+    every = sorted(os.sched_getaffinity(0))
+    count = "import sys; print(sys.modules['cv2'].getNumThreads(), flush=True)"
+    node.warm(counted="import cv2; cv2.getNumThreads()")
+    node.start(node.forked(0, count, cpus=(every[0],)), node.forked(1, count, cpus=tuple(every)))
+    for rank, expected in ((0, 1), (1, len(every))):
+        assert node.of_rank("exit", rank)["code"] == 0, node.log(rank)
+        assert node.log(rank) == f"{expected}\n"
+
+
 def test_forked_and_started_ranks_do_not_differ(node: Node) -> None:
     """Signals are handled, and none is blocked, as in a Python that was just started."""
     fresh = subprocess.run(

@@ -32,7 +32,7 @@ def test_defaults_are_never_refused() -> None:
     [
         "resources.ranks_per_node=8",
         "resources.cpus_per_rank=1",
-        "launch={mode: dynamic, bind: cores, start: spawn, preload: [json]}",
+        "launch={mode: dynamic, bind: blocks, start: spawn, preload: [json]}",
         "launch.mode=none",
         "checkpoint={every_steps: 5, keep: 2}",
         "health={heartbeat_timeout: 60, phase_timeouts: {init: 1m}}",

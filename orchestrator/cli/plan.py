@@ -12,7 +12,13 @@ from orchestrator.cli.common import fail, json_option, print_json, the_job
 from orchestrator.spec import JobSpec
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cluster.allocate import Assignment, Placement
     from orchestrator.found import Found
+
+_MOST_PICTURES = 4
+"""Nodes whose CPUs are drawn; the others look much the same."""
 
 
 @click.command()
@@ -58,6 +64,7 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     )
     document = made.to_document()
     errors = made.table.findings()[0] if made.table else []
+    _add_cpus(document, spec, found, placement)
     concerns = found.concerns_of(assignment.device for assignment in placement.assignments)
     return {
         **document,
@@ -65,6 +72,19 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
         "assumed_devices": assumed,
         "observed_at": time.time(),
     }
+
+
+def _add_cpus(document: dict[str, Any], spec: JobSpec, found: Found, placement: Placement) -> None:
+    """Whose the CPUs of each node are."""
+    from orchestrator.cli.cpu_picture import facts
+
+    budgets = {node.name: node.cpus for node in found.inventory.nodes}
+    placed: dict[str, list[Assignment]] = {}
+    for assignment in placement.assignments:
+        placed.setdefault(assignment.node, []).append(assignment)
+    for node in document["nodes"]:
+        name, size = node["name"], spec.resources.cpus_per_rank
+        node["cpus"] = facts(budgets[name], placed[name], spec.launch.bind, size)
 
 
 def _nodes(spec: JobSpec) -> tuple[Found, bool]:
@@ -94,6 +114,8 @@ def _show(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.cpu import format_cpu_list
+
     console = Console()
     console.print(f"[bold]{document['job']}[/]: {len(document['ranks'])} ranks; nothing is started")
     table = Table("rank", "node", "device", "CPUs", "threads", box=None, header_style="bold")
@@ -102,12 +124,20 @@ def _show(document: dict[str, Any]) -> None:
             str(rank["rank"]),
             rank["node"],
             rank["device"],
-            ",".join(map(str, rank["cpus"])),
+            format_cpu_list(rank["cpus"]),
             rank["env"]["OMP_NUM_THREADS"],
         )
     console.print(table)
+    _show_cpus(console, document["nodes"])
     for note in document["notes"]:
         console.print(f"note: {note}")
+    table = document["rank_table"]
+    if table:
+        digest = document["rank_table_file"]["sha256"]
+        console.print(
+            f"rank table: version {table['version']}, {len(document['ranks'])} ranks, sha256 "
+            f"{digest[:12]}; each attempt writes its own (--json shows it)"
+        )
     scheduler = document["scheduler"]
     if scheduler:
         console.print(f"rendezvous: {scheduler['host']}, a port leased at start")
@@ -119,3 +149,13 @@ def _show(document: dict[str, Any]) -> None:
     for problem in document["not_built_yet"]:
         console.print(f"`muster run` refuses this job: {problem}", style="yellow")
     console.print("environment and logs of every rank: --json", style="dim")
+
+
+def _show_cpus(console: Console, nodes: list[dict[str, Any]]) -> None:
+    from orchestrator.cli.cpu_picture import picture
+
+    for node in nodes[:_MOST_PICTURES]:
+        for line in picture(node["name"], node["cpus"], console.width):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if len(nodes) > _MOST_PICTURES:
+        console.print(f"CPUs of {len(nodes) - _MOST_PICTURES} more nodes: --json")

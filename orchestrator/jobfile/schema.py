@@ -119,7 +119,7 @@ JOB = Section(
         "launch": Section(
             fields={
                 "mode": one_of(LaunchMode),
-                "bind": one_of(Bind),
+                "bind": one_of(Bind, meant={"cores": "blocks"}),
                 "start": one_of(StartMethod),
                 "preload": Items(of=MODULE, called="a list of modules"),
             }

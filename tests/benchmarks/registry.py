@@ -15,6 +15,7 @@ from tests.benchmarks import (
     rank_tables,
     recovery,
     start_full,
+    step_bind,
     training_step,
 )
 from tests.benchmarks.bench import Bench
@@ -39,6 +40,7 @@ GROUPS: tuple[Group, ...] = (
     Group(recovery.NAMES, recovery.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
     Group(start_full.NAMES, start_full.measure),
+    Group(step_bind.NAMES, step_bind.measure),
     Group(training_step.TORCH_NAMES, training_step.measure_vs_torch),
     Group(training_step.NAMES, training_step.measure),
 )
