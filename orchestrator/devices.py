@@ -68,7 +68,7 @@ class Devices:
             answer = self._choose(found)
             if isinstance(answer, Placement):
                 return Allocation(answer, found)
-            reason = "\n".join((answer.reason, *found.notes))
+            reason = "\n".join((answer.reason, *found.told))
             left = deadline - time.monotonic()
             if left <= 0:
                 waited = f"no devices within {patience:g} s: " if patience else ""

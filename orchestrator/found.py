@@ -43,6 +43,11 @@ class Found:
     simulated: str = ""
     missing: str = ""
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What a reader should know: the notes, and which devices are not used for what reason."""
+        return (*self.notes, *(f"not used: {key}: {why}" for key, why in self.withheld.items()))
+
     def concerns_of(self, devices: Iterable[Device]) -> list[str]:
         """What may hinder these devices, those that share it named together."""
         groups: dict[str, list[str]] = {}
@@ -104,13 +109,10 @@ def with_bars(found: Found, book: DeviceBook, now: float) -> Found:
         barred = {device.key: str(error) for device in devices}
     if not barred:
         return found
-    told = tuple(f"not used: {key}:" for key in barred)
     both = {
         key: "; ".join(filter(None, [found.withheld.get(key), why])) for key, why in barred.items()
     }
-    notes = [text for text in found.notes if not text.startswith(told)]
-    notes += [f"not used: {key}: {why}" for key, why in both.items()]
-    return replace(found, withheld={**found.withheld, **both}, notes=tuple(notes))
+    return replace(found, withheld={**found.withheld, **both})
 
 
 def of_report(report: NodeReport, here: Node) -> Found:
@@ -120,20 +122,17 @@ def of_report(report: NodeReport, here: Node) -> Found:
     devices, withheld = devices_of(report, here.name)
     reports = {one.physical: one for one in report.devices}
     named = [(device.key, reports[device.index]) for device in devices]
-    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
-    if report.simulated:
-        notes.insert(
-            0,
-            f"simulated node {report.simulated} with the CPUs of this machine: "
-            "no device of it is hardware, ranks run on the CPU backend",
-        )
+    notes = (
+        f"simulated node {report.simulated} with the CPUs of this machine: "
+        "no device of it is hardware, ranks run on the CPU backend",
+    )
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
         {key: one.why for key, one in named if not one.usable},
         {key: one.concerns for key, one in named},
         {here.name: server_facts(report, here.address)},
-        tuple(notes),
+        notes if report.simulated else (),
         report.simulated,
     )
 
@@ -144,13 +143,12 @@ def of_gpus(report: GpuNodeReport, here: Node) -> Found:
         return Found(Inventory((here,)), missing=report.why)
     devices, withheld = gpus_of(report, here.name)
     named = [(d.key, one) for d, one in zip(devices, report.devices, strict=True)]
-    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
         {key: one.verdict.why for key, one in named if not one.verdict.usable},
         {key: one.concerns for key, one in named if one.concerns},
-        notes=tuple(filter(None, (report.why, *notes, *report.problems))),
+        notes=tuple(filter(None, (report.why, *report.problems))),
     )
 
 
