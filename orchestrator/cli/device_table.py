@@ -169,6 +169,7 @@ def show_rehearsal(root: Path, document: dict[str, Any], *, created: bool) -> No
         f"export {VARIABLE}={folder}",
         "muster devices",
         "muster plan jobs/yolov3_res2net50_8p_ascend.yaml",
+        "muster run jobs/rehearsal_8p_ascend.yaml",
         f"muster devices simulate --dir {folder} --fault alarm:0=80E01801",
         f"muster devices simulate --dir {folder} --clear all",
         f"export PATH={folder}/bin:$PATH    # for other programs",
