@@ -12,6 +12,10 @@ import pytest
 
 from cluster.device import Device, DeviceKind
 from cluster.device_leases import Leases, held_by_others
+from cluster.simulated.directory import VARIABLE, NodeDirectory
+from cluster.simulated.node import make
+from cluster.simulated.rehearsal import create
+from tests.runs import muster
 from tests.support_core import until
 
 HOLD = """
@@ -96,3 +100,28 @@ def test_a_rehearsal_node_is_not_hardware(scope: str) -> None:
     assert third.take([first]).keys() == {"here/gpu:0"}
     for held in (one, other, third):
         held.release()
+
+
+def test_devices_and_check_tell_who_holds_a_device(tmp_path: Path) -> None:
+    """The list names the holder, and no trial touches what a run has."""
+    directory = NodeDirectory(tmp_path / "node")
+    create(directory, make("910B3", 3))
+    environment = {**os.environ, VARIABLE: str(directory.root)}
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(directory.root), "0", "1", "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert held.stdout is not None and held.stdout.readline() == "{}\n"
+        told = f"in use by another run of muster (pid {held.pid})"
+        listed = muster("devices", "--json", env=environment).json()
+        assert [device["held"] for device in listed["devices"]] == [told] * 3
+        assert told in muster("devices", env=environment).out
+        checked = muster("devices", "check", env=environment)
+        assert checked.code == 1 and f"not tried: {told}" in checked.text
+    finally:
+        held.kill()
+        held.wait()
+        held.stdout.close()
+    assert muster("devices", "--json", env=environment).json()["devices"][0]["held"] is None

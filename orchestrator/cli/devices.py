@@ -46,15 +46,21 @@ def list_devices(as_json: bool) -> None:
 def _list(*, as_json: bool) -> None:
     from cluster import cpu
     from cluster.ascend.report import codes_of, devices_of
+    from cluster.bars import name_of
+    from cluster.device_leases import held_by_others
     from cluster.gpu.report import devices_of as gpus_of
     from orchestrator.cli.device_bars import bars_of, mark
 
     report = look()
     gpus = look_for_gpus()
+    npus, _ = devices_of(report, "")
+    cards, _ = gpus_of(gpus, "")
     bars = {
-        "ascend": bars_of(devices_of(report, "")[0], report.simulated, codes_of(report)),
-        "gpu": bars_of(gpus_of(gpus, "")[0]),
+        "ascend": bars_of(npus, report.simulated, codes_of(report)),
+        "gpu": bars_of(cards),
     }
+    in_use = held_by_others(npus, report.simulated) | held_by_others(cards)
+    held = {name_of(d): in_use[d.key] for d in (*npus, *cards) if d.key in in_use}
     problems = list(dict.fromkeys(one.problem for one in bars.values() if one.problem))
     cpus = cpu.measure()
     if as_json:
@@ -62,11 +68,15 @@ def _list(*, as_json: bool) -> None:
         found = {**report.to_document(), "gpus": gpus.to_document(), "cpus": budget}
         mark({f"ascend:{one['physical']}": one for one in found["devices"]}, bars["ascend"])
         mark({f"gpu:{one['index']}": one for one in found["gpus"]["devices"]}, bars["gpu"])
+        for one in found["devices"]:
+            one["held"] = held.get(f"ascend:{one['physical']}")
+        for one in found["gpus"]["devices"]:
+            one["held"] = held.get(f"gpu:{one['index']}")
         print_json({"schema": 1, **found, "bars_unknown": "; ".join(problems) or None})
     else:
         from orchestrator.cli.device_table import show
 
-        show(report, cpus, gpus, {**bars["ascend"].reasons, **bars["gpu"].reasons})
+        show(report, cpus, gpus, (held, bars["ascend"].reasons, bars["gpu"].reasons))
     for problem in problems:
         click.echo(problem, err=True)
     unreadable = any(one.unreadable for one in bars.values())
