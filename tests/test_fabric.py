@@ -135,8 +135,9 @@ def test_broken_cards_are_told() -> None:
 @pytest.mark.parametrize(
     ("numa", "count", "expected"),
     [
-        ([6, 6, 4, 4, 0, 0, 2, 2], 2, [4, 5]),  # a published 910B: NUMA order is not id order
-        ([6, 6, 4, 4, 0, 0, 2, 2], 1, [4]),
+        ([6, 6, 4, 4, 0, 0, 2, 2], 2, [0, 1]),  # a published 910B: NUMA order is not id order
+        ([6, 6, 4, 4, 0, 0, 2, 2], 1, [0]),
+        ([6, 4, 4, 0, 6, 0, 2, 2], 2, [0, 4]),
         ([1, 0, 0, 0], 1, [0]),  # the fuller NUMA node stays whole
         ([0, 0, 0, 1, 1], 2, [3, 4]),
         ([0, 0, 0, 1, 1], 4, [0, 1, 2, 3]),
