@@ -109,18 +109,20 @@ def look_for_gpus() -> GpuNodeReport:
 
 @devices.command()
 @click.option("--model", help="Make a node of this model: 910A, 910B1, 910B3, 910B4, A3.")
-@click.option("--cards", type=int, default=8, show_default=True, help="How many; A3 has two dies.")
+@click.option("--node", "file", metavar="FILE", help="Make the node that this YAML describes.")
+@click.option("--cards", type=int, help="How many (8); A3 has two dies on each.")
 @click.option("--dir", "root", default="simulated-node", show_default=True, help="Where it lies.")
-@click.option("--form", type=click.Choice(["a", "b"]), default="a", help="Width of its tables.")
+@click.option("--form", type=click.Choice(["a", "b"]), help="Width of its tables (a).")
 @click.option("--visible", metavar="IDS", help="A container that sees these as 0, 1, ...: 4,5,6,7")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Switch a fault on.")
 @click.option("--clear", multiple=True, metavar="KIND[:N]|all", help="Switch faults off.")
 @json_option
 def simulate(
     model: str | None,
-    cards: int,
+    file: str | None,
+    cards: int | None,
     root: str,
-    form: str,
+    form: str | None,
     visible: str | None,
     faults: tuple[str, ...],
     clear: tuple[str, ...],
@@ -130,16 +132,24 @@ def simulate(
 
     A rehearsal node is a directory with an npu-smi and an hccn_tool of ours. A FAULT is
     KIND[:DEVICE][=VALUE], e.g. lost:3, alarm:2=80E01801,80C98000, no-ip:0, foreign:1, hang.
+
+    \b
+    A FILE of --node, where all but the model may be left out:
+      {model: 910B3, cards: 8, form: a, visible: 4-7, ips: {2: 10.0.0.9, 3: ''},
+       processes: {5: [{pid: 7, name: python, memory: 2048}]}, faults: ['lost:3']}
     """
     from cluster.simulated.directory import NodeDirectory
     from cluster.simulated.faults import BadFault
     from cluster.simulated.node import BadNode
+    from orchestrator.jobfile import JobFileError
 
     directory = NodeDirectory(Path(root).expanduser().resolve())
     try:
-        made = None if model is None else _new(directory, model, cards, form, visible)
+        made = None
+        if model is not None or file is not None:
+            made = _new(directory, model, file, cards, form, visible)
         document = _change(directory, made, faults, clear)
-    except (BadFault, BadNode) as error:
+    except (BadFault, BadNode, JobFileError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{directory.root}: cannot be written: {error.strerror}", EXIT_FAILED)
@@ -152,23 +162,34 @@ def simulate(
 
 
 def _new(
-    directory: NodeDirectory, model: str, cards: int, form: str, visible: str | None
+    directory: NodeDirectory,
+    model: str | None,
+    file: str | None,
+    cards: int | None,
+    form: str | None,
+    visible: str | None,
 ) -> SimulatedNode:
     """A node where there is nothing yet."""
     from cluster.simulated.node import BadNode, make
+    from orchestrator.cli.node_description import described
 
     if directory.is_node():
         fail(
-            f"{directory.root} holds a rehearsal node already: leave --model out to change its "
-            "faults, or choose another --dir"
+            f"{directory.root} holds a rehearsal node already: leave --model and --node out to "
+            "change its faults, or choose another --dir"
         )
     if directory.root.exists() and (not directory.root.is_dir() or any(directory.root.iterdir())):
         fail(f"{directory.root} is something else: choose another --dir")
+    if file is not None:
+        if any(given is not None for given in (model, cards, form, visible)):
+            fail("--node describes the whole node: leave --model, --cards, --form, --visible out")
+        return described(file)
+    assert model is not None
     try:
         shown = None if visible is None else [int(word) for word in visible.split(",")]
     except ValueError:
         raise BadNode(f"--visible {visible}: expected ids by comma, e.g. 4,5,6,7") from None
-    return make(model, cards, form=form, visible=shown)
+    return make(model, 8 if cards is None else cards, form=form or "a", visible=shown)
 
 
 def _change(
