@@ -148,6 +148,8 @@ def simulate(
         made = None
         if model is not None or file is not None:
             made = _new(directory, model, file, cards, form, visible)
+        elif any(given is not None for given in (cards, form, visible)):
+            fail("--cards, --form and --visible belong to a new node: give --model too")
         document = _change(directory, made, faults, clear)
     except (BadFault, BadNode, JobFileError) as error:
         fail(str(error))
