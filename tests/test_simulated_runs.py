@@ -101,7 +101,7 @@ def test_a_run_without_a_spare_device_waits_until_it_is_back(
 def test_two_runs_do_not_take_the_same_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
     """The second is told who has them; when the first has ended it gets them."""
     (tmp_path / "second").mkdir()
-    first = worker_job(tmp_path, args={"steps": 500}, **ASCEND)
+    first = worker_job(tmp_path, args={"steps": 100_000}, **ASCEND)
     second = worker_job(tmp_path / "second", args={"steps": 5}, **ASCEND)
     process = first.start()
     try:
