@@ -21,6 +21,7 @@ _VERSION = re.compile(r"npu-smi\s.*Version:\s*(.*)")
 _CODE = re.compile(r"[0-9A-Fa-f]{4,8}")
 _BLANKS = re.compile(r"\t+|\s{2,}")
 _HELD = "Process memory(MB)"
+_CUT = "npu-smi -t health: the answer ends among its error codes"
 
 MAX_PROBLEMS = 50
 
@@ -76,6 +77,8 @@ class _Reading:
     problems: list[str] = field(default_factory=list)
     card: tuple[int, str, Measured[Health]] | None = None
     process_columns: tuple[str, ...] = ()
+    unended: bool = False
+    """Whether the last row was a process: a rule follows the processes of every card."""
 
     def wrong(self, number: int, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -90,6 +93,9 @@ def parse_table(text: str) -> MainTable:
         _line(reading, number, line)
     if reading.card is not None:
         reading.wrong(len(lines), f"NPU {reading.card[0]} has no line for its chip")
+    if reading.unended:
+        reading.complete = False
+        reading.wrong(len(lines), "the table ends among processes")
     return MainTable(
         version=reading.version,
         chips=_once_each(reading, len(lines)),
@@ -103,6 +109,7 @@ def parse_table(text: str) -> MainTable:
 def _line(reading: _Reading, number: int, line: str) -> None:
     line = line.strip()
     if _RULE.fullmatch(line):
+        reading.unended = reading.unended and "+" not in line
         return
     if len(line) < 2 or line[0] != "|" or line[-1] != "|":
         reading.wrong(number, f"not a row of the table: {_short(line)}")
@@ -158,6 +165,7 @@ def _chip(reading: _Reading, number: int, cells: list[str]) -> None:
 def _process(reading: _Reading, number: int, cells: list[str]) -> None:
     """A row by the names of its columns: some tools add one. A process may have no name."""
     named = dict(zip(reading.process_columns, cells, strict=False))
+    reading.unended = True
     ids, pid, memory = cells[0].split(), named.get("Process id", ""), named.get(_HELD, "")
     numbers = (*ids, pid, memory)
     if len(ids) != 2 or not all(_NUMBER.fullmatch(text) for text in numbers):
@@ -232,7 +240,8 @@ def parse_mapping(text: str) -> tuple[tuple[Mapped, ...], tuple[str, ...]]:
 
 def _mapped(named: dict[str, str]) -> Mapped | None:
     asked = [named.get(column, "") for column in ("NPU ID", "Chip ID", "Chip Logic ID")]
-    if not all(_NUMBER.fullmatch(value) for value in asked):
+    # The name stands last: without it a number before it may have been cut.
+    if not all(_NUMBER.fullmatch(value) for value in asked) or "Chip Name" not in named:
         return None
     card, chip, logical = map(int, asked)
     physical = named.get("Chip Phy-ID", "")
@@ -270,9 +279,14 @@ def parse_health(text: str) -> HealthAnswer:
     codes = found.get("Error Code", [])
     return HealthAnswer(
         _health(_only(found.get("Health", []))),
-        _codes(_only(codes)),
+        _codes(_only(codes)) if _is_ended(text) else Unmeasured(_CUT),
         _information(text),
     )
+
+
+def _is_ended(text: str) -> bool:
+    """Whether there is more than the codes: of an answer cut short the worst may be missing."""
+    return "Error Code" not in text.rpartition("\n")[2]
 
 
 def _only(values: list[str]) -> str:
