@@ -6,7 +6,8 @@ A device that is ill, in use by somebody or left out by a variable is looked at 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cluster.ascend.probe import probe
 from cluster.ascend.report import DeviceReport, codes_of, devices_of
 from cluster.bars import name_of, reasons
 from cluster.device import Device, DeviceKind
+from cluster.device_leases import Leases
 from cluster.gpu import probe as gpu
 from cluster.gpu.report import devices_of as gpus_of
 from cluster.measured import Measured, Unmeasured
@@ -155,7 +157,29 @@ def _gpus(environment: Mapping[str, str]) -> Node:
 def examine(node: Node, environment: Mapping[str, str], effort: Effort) -> list[Result]:
     """All results of the node's candidates, those of trials included."""
     told = [result for candidate in node.candidates for result in candidate.results]
-    return told + (_tried(node.candidates, environment, effort) if effort.trials else [])
+    if not effort.trials:
+        return told
+    with _held(node) as candidates:
+        return told + _tried(candidates, environment, effort)
+
+
+@contextmanager
+def _held(node: Node) -> Iterator[tuple[Candidate, ...]]:
+    """The candidates, held against runs while they are tried; those of a run are kept out."""
+    leases = Leases(node.simulated)
+    able = {
+        one.subject.device.key: one.subject.device for one in node.candidates if not one.kept_out
+    }
+    counted = {} if node.kind.is_slot else able
+    try:
+        busy = leases.take(counted.values())
+        leases.take(device for key, device in counted.items() if key not in busy)
+        yield tuple(
+            replace(one, kept_out=busy.get(one.subject.device.key, one.kept_out))
+            for one in node.candidates
+        )
+    finally:
+        leases.release()
 
 
 def _tried(

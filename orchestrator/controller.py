@@ -175,7 +175,7 @@ class Controller:
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
-            notes=[*allocation.found.notes, *plan.notes],
+            notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
         return way

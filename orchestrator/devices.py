@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from cluster.allocate import Placement, Refusal, allocate
 from cluster.ascend.place import NoSuchNode
+from cluster.device_leases import Leases
 from orchestrator.attempt import Unstartable
-from orchestrator.found import Found
+from orchestrator.found import Found, withholding
 from orchestrator.plan import request_for
 from orchestrator.recorder import Recorder
 from orchestrator.spec import DeviceKind, JobSpec
@@ -50,10 +51,13 @@ class Devices:
         self._pump = pump
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._seen: tuple[float, Found] | None = None
+        self._leases: Leases | None = None
 
     def close(self) -> None:
-        """Begin no other look."""
+        """Begin no other look, and give the devices back: the gang is gone."""
         self._worker.shutdown(wait=False, cancel_futures=True)
+        if self._leases is not None:
+            self._leases.release()
 
     def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
@@ -67,8 +71,13 @@ class Devices:
         while True:
             answer = self._choose(found)
             if isinstance(answer, Placement):
-                return Allocation(answer, found)
-            reason = "\n".join((answer.reason, *found.notes))
+                taken = self._take(answer, found)
+                if not taken:
+                    return Allocation(answer, found)
+                # Another run was faster: chosen anew without what it holds.
+                found = withholding(found, taken)
+                continue
+            reason = "\n".join((answer.reason, *found.told))
             left = deadline - time.monotonic()
             if left <= 0:
                 waited = f"no devices within {patience:g} s: " if patience else ""
@@ -76,9 +85,17 @@ class Devices:
                 raise Unstartable(failure, waited + reason)
             if answer.reason != told:
                 told = answer.reason
-                self._recorder.record("waiting", f"{told}; looked for again for {left:.0f} s")
+                self._recorder.record("waiting", f"{told}; looking again for {left:.0f} s")
             self._pass(min(_LOOK_AGAIN, left))
             found = self._look()
+
+    def _take(self, placement: Placement, found: Found) -> dict[str, str]:
+        """Hold the devices for this run, or tell who does."""
+        if self._spec.resources.device.is_slot:
+            return {}
+        if self._leases is None:
+            self._leases = Leases(found.simulated)
+        return self._leases.take(assignment.device for assignment in placement.assignments)
 
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank."""
@@ -89,7 +106,7 @@ class Devices:
             found = self._look()
         except Unstartable as error:
             return {0: str(error)}
-        here = {device.key for node in found.inventory.nodes for device in node.devices}
+        here = {device.key for device in found.devices}
         unwell = {
             a.rank: (a.device.key, found.unwell.get(a.device.key, ""))
             if a.device.key in here

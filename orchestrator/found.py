@@ -13,6 +13,7 @@ from cluster.ascend.probe import probe
 from cluster.ascend.report import NodeReport, codes_of, devices_of
 from cluster.ascend.table_facts import server_facts
 from cluster.device import Device, DeviceKind, Inventory, Node
+from cluster.device_leases import held_by_others
 from cluster.gpu import probe as gpu
 from cluster.gpu.report import GpuNodeReport
 from cluster.gpu.report import devices_of as gpus_of
@@ -29,9 +30,9 @@ class Found:
     """An inventory, devices in it that may not be used, and what a reader should know of it.
 
     `withheld`, `unwell` (those of them whose tools call them faulty) and `concerns` go by the
-    device's key, `facts` (for rank tables) by the node's
-    name. `simulated` is the directory of a rehearsal node, `missing` says why devices of the
-    kind that was asked for could not be looked for; both are empty otherwise.
+    device's key, `facts` (for rank tables) by the node's name. `simulated` is the directory of
+    a rehearsal node, `missing` says why devices of the kind that was asked for could not be
+    looked for; both are empty otherwise.
     """
 
     inventory: Inventory
@@ -43,6 +44,16 @@ class Found:
     simulated: str = ""
     missing: str = ""
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """All devices that were found, withheld ones too."""
+        return tuple(device for node in self.inventory.nodes for device in node.devices)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What a reader should know: the notes, and which devices are not used for what reason."""
+        return (*self.notes, *(f"not used: {key}: {why}" for key, why in self.withheld.items()))
+
     def concerns_of(self, devices: Iterable[Device]) -> list[str]:
         """What may hinder these devices, those that share it named together."""
         groups: dict[str, list[str]] = {}
@@ -53,12 +64,14 @@ class Found:
 
 
 def find_nodes(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
-    """This machine with its devices of `kind`, barred ones withheld; as long as their tools take.
+    """This machine with its devices of `kind`; barred ones and other runs' are withheld.
 
-    Raises cluster.ascend.place.NoSuchNode for a rehearsal node that is not there.
+    Takes as long as their tools do. Raises cluster.ascend.place.NoSuchNode for a rehearsal node
+    that is not there.
     """
     found = look_for(kind, environment)
-    return with_bars(found, book_for(found.simulated, environment), time.time())
+    barred = with_bars(found, book_for(found.simulated, environment), time.time())
+    return withholding(barred, held_by_others(barred.devices, barred.simulated))
 
 
 def look_for(kind: DeviceKind, environment: Mapping[str, str]) -> Found:
@@ -92,25 +105,24 @@ def note(book: DeviceBook, look: Mapping[str, tuple[str, ...]], now: float) -> s
 
 
 def with_bars(found: Found, book: DeviceBook, now: float) -> Found:
-    """What was found, with the devices that are barred withheld too, and told.
+    """What was found, with the devices that are barred withheld too.
 
     Where the book cannot be read nobody knows what is barred: every device is withheld then.
     """
-    devices = [device for node in found.inventory.nodes for device in node.devices]
     try:
         bars = [book.withheld(node, now) for node in found.inventory.nodes]
         barred = {key: why for one in bars for key, why in one.items()}
     except (BadBook, OSError) as error:
-        barred = {device.key: str(error) for device in devices}
-    if not barred:
-        return found
-    told = tuple(f"not used: {key}:" for key in barred)
+        barred = {device.key: str(error) for device in found.devices}
+    return withholding(found, barred)
+
+
+def withholding(found: Found, more: Mapping[str, str]) -> Found:
+    """What was found, with more devices withheld; one that was already has both reasons."""
     both = {
-        key: "; ".join(filter(None, [found.withheld.get(key), why])) for key, why in barred.items()
+        key: "; ".join(filter(None, [found.withheld.get(key), why])) for key, why in more.items()
     }
-    notes = [text for text in found.notes if not text.startswith(told)]
-    notes += [f"not used: {key}: {why}" for key, why in both.items()]
-    return replace(found, withheld={**found.withheld, **both}, notes=tuple(notes))
+    return replace(found, withheld={**found.withheld, **both})
 
 
 def of_report(report: NodeReport, here: Node) -> Found:
@@ -120,20 +132,17 @@ def of_report(report: NodeReport, here: Node) -> Found:
     devices, withheld = devices_of(report, here.name)
     reports = {one.physical: one for one in report.devices}
     named = [(device.key, reports[device.index]) for device in devices]
-    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
-    if report.simulated:
-        notes.insert(
-            0,
-            f"simulated node {report.simulated} with the CPUs of this machine: "
-            "no device of it is hardware, ranks run on the CPU backend",
-        )
+    notes = (
+        f"simulated node {report.simulated} with the CPUs of this machine: "
+        "no device of it is hardware, ranks run on the CPU backend",
+    )
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
         {key: one.why for key, one in named if not one.usable},
         {key: one.concerns for key, one in named},
         {here.name: server_facts(report, here.address)},
-        tuple(notes),
+        notes if report.simulated else (),
         report.simulated,
     )
 
@@ -144,13 +153,12 @@ def of_gpus(report: GpuNodeReport, here: Node) -> Found:
         return Found(Inventory((here,)), missing=report.why)
     devices, withheld = gpus_of(report, here.name)
     named = [(d.key, one) for d, one in zip(devices, report.devices, strict=True)]
-    notes = [f"not used: {key}: {why}" for key, why in withheld.items()]
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
         {key: one.verdict.why for key, one in named if not one.verdict.usable},
         {key: one.concerns for key, one in named if one.concerns},
-        notes=tuple(filter(None, (report.why, *notes, *report.problems))),
+        notes=tuple(filter(None, (report.why, *report.problems))),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from cluster.allocate import Placement
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
+from cluster.device_leases import Leases
 from orchestrator.attempt import Unstartable
 from orchestrator.devices import Devices
 from orchestrator.found import Found
@@ -73,9 +74,17 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., Bench]:
-    """Makes one."""
-    return lambda *finds, **more: Bench(tmp_path, *finds, **more)
+def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes one; what it holds is given back."""
+    made: list[Bench] = []
+
+    def make(*finds: Found | Exception, **more: str) -> Bench:
+        made.append(Bench(tmp_path, *finds, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.devices.close()
 
 
 def blame(bench: Bench, device: str) -> None:
@@ -138,6 +147,20 @@ def test_a_busy_device_is_not_at_fault(bench: Callable[..., Bench]) -> None:
     busy = replace(found(0, 1, d1="in use by python (pid 7)"), unwell={})
     one = bench(found(0, 1), busy)
     assert one.devices.faults(one.placement()) == {}
+
+
+def test_a_device_that_another_run_took_meanwhile_is_passed_over(
+    bench: Callable[..., Bench],
+) -> None:
+    """Between the look and the start another run was faster: chosen again, without a new look."""
+    other = Leases("/node")
+    assert other.take([Device(DeviceKind.ASCEND, "here", 0)]) == {}
+    try:
+        one = bench(found(0, 1, 2))
+        assert one.ids() == [1, 2]
+        assert one.looks == 1
+    finally:
+        other.release()
 
 
 def test_hardware_and_rehearsal_do_not_mix(bench: Callable[..., Bench]) -> None:

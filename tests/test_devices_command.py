@@ -200,3 +200,50 @@ def test_without_a_node_devices_are_assumed() -> None:
     document = json.loads(done.stdout)
     assert document["assumed_devices"] is True and document["simulated_node"] is None
     assert "npu-smi was not found" in document["notes"][0]
+
+
+DESCRIPTION = """
+model: A3
+cards: 2
+form: b
+visible: 1-3
+ips: {2: 10.0.0.9, 3: ''}
+processes: {1: [{pid: 4711, name: python, memory: 2048}]}
+faults: ['alarm:2=80E01801', link-down:1]
+"""
+
+
+def test_a_node_is_made_as_it_is_described(tmp_path: Path) -> None:
+    """A small YAML says how it differs from a well one; options add faults to it."""
+    file = tmp_path / "node.yaml"
+    file.write_text(DESCRIPTION)
+    root = tmp_path / "node"
+    done = muster(
+        "devices", "simulate", "--node", str(file), "--dir", str(root), "--fault", "lost:3"
+    )
+    assert done.exit_code == 0, done.output
+    made = load(NodeDirectory(root).file)
+    assert (made.model.name, len(made.devices), made.form) == ("A3", 4, "b")
+    assert made.visible == (1, 2, 3)
+    assert [device.ip for device in made.devices[2:]] == ["10.0.0.9", ""]
+    assert made.devices[0].ip.startswith("192.168.")
+    assert [p.pid for p in made.devices[1].processes] == [4711]
+    assert [str(fault) for fault in made.faults] == ["alarm:2=80E01801", "link-down:1", "lost:3"]
+
+
+def test_mistakes_of_a_description_are_told_at_once(tmp_path: Path) -> None:
+    """Each with its line, and nothing is made."""
+    file = tmp_path / "node.yaml"
+    file.write_text(
+        "cards: 99\nform: c\nvisible: 8-9\nips: {0: here, 9: 10.0.0.1}\n"
+        "processes: {0: [{pid: 0, name: 'a b'}]}\nfaults: [melt, lost]\nmodle: 910B3\n"
+    )
+    done = muster("devices", "simulate", "--node", str(file), "--dir", str(tmp_path / "node"))
+    assert done.exit_code == 2 and not (tmp_path / "node").exists()
+    lines = done.stderr.splitlines()
+    where = [line.removeprefix(f"{file}:").split(":")[:2] for line in lines]
+    assert sorted((int(line), path.strip()) for line, path in where) == [
+        (1, "cards"), (1, "model"), (2, "form"), (3, "visible"), (4, "ips.0"), (4, "ips.9"),
+        (5, "processes.0[0].memory"), (5, "processes.0[0].name"), (5, "processes.0[0].pid"),
+        (6, "faults[0]"), (6, "faults[1]"), (7, "modle"),
+    ]  # fmt: skip

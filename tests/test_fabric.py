@@ -137,6 +137,7 @@ def test_broken_cards_are_told() -> None:
     [
         ([6, 6, 4, 4, 0, 0, 2, 2], 2, [0, 1]),  # a published 910B: NUMA order is not id order
         ([6, 6, 4, 4, 0, 0, 2, 2], 1, [0]),
+        ([6, 4, 4, 0, 6, 0, 2, 2], 2, [0, 4]),
         ([1, 0, 0, 0], 1, [0]),  # the fuller NUMA node stays whole
         ([0, 0, 0, 1, 1], 2, [3, 4]),
         ([0, 0, 0, 1, 1], 4, [0, 1, 2, 3]),

@@ -68,7 +68,7 @@ FOUND = {
 @pytest.mark.parametrize("model", ["910A", "910B3", "A3"])
 def test_every_simulated_fault_is_found(model: str) -> None:
     """Each is named by its rule, at the device that has it and at no other."""
-    assert FOUND.keys() == KINDS.keys()
+    assert FOUND.keys() == KINDS.keys() - {"slow", "wrong"}, "those only a trial can tell"
     well = node(model, 4)
     for kind, code in FOUND.items():
         where = node(model, 4, kind if KINDS[kind].device == "none" else f"{kind}:2")

@@ -98,6 +98,22 @@ def test_a_run_without_a_spare_device_waits_until_it_is_back(
     assert places(job, 2) == ["ascend:0", "ascend:1", "ascend:2"]
 
 
+def test_two_runs_do_not_take_the_same_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
+    """The second is told who has them; when the first has ended it gets them."""
+    (tmp_path / "second").mkdir()
+    first = worker_job(tmp_path, args={"steps": 500}, **ASCEND)
+    second = worker_job(tmp_path / "second", args={"steps": 5}, **ASCEND)
+    process = first.start()
+    try:
+        first.await_step(1)
+        done = second.run()
+        assert done.code == 1, done.text
+        assert f"in use by another run of muster (pid {process.pid})" in done.text
+    finally:
+        end(process)
+    assert muster("resume", second.run_dir).code == 0
+
+
 def test_limits_wait_bounds_the_wait_for_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
     """A job that may wait looks again, and ends with the reason when its time is over."""
     break_node(rehearsal.root, "lost:0")

@@ -31,9 +31,9 @@ def show(
     report: NodeReport,
     cpus: CpuBudget,
     gpus: GpuNodeReport | None = None,
-    barred: Mapping[str, str] | None = None,
+    withheld: Iterable[Mapping[str, str]] = (),
 ) -> None:
-    """All devices, what keeps each from jobs, bars by the device's name among it, and the CPUs."""
+    """All devices, the CPUs, and what keeps devices from jobs; `withheld` by the device's name."""
     console = _console()
     if report.tool is None:
         console.print("No Ascend devices: npu-smi was not found. Looked for")
@@ -43,7 +43,7 @@ def show(
         _show_devices(console, report)
     if gpus is not None:
         gpu_table.show(console, gpus)
-    for name, why in (barred or {}).items():
+    for name, why in (pair for reasons in withheld for pair in reasons.items()):
         _say(console, f"not to be used: {name}: {why}", "red")
     _show_cpus(console, cpus)
 
@@ -169,6 +169,7 @@ def show_rehearsal(root: Path, document: dict[str, Any], *, created: bool) -> No
         f"export {VARIABLE}={folder}",
         "muster devices",
         "muster plan jobs/yolov3_res2net50_8p_ascend.yaml",
+        "muster run jobs/rehearsal_8p_ascend.yaml",
         f"muster devices simulate --dir {folder} --fault alarm:0=80E01801",
         f"muster devices simulate --dir {folder} --clear all",
         f"export PATH={folder}/bin:$PATH    # for other programs",

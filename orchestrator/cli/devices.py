@@ -46,15 +46,21 @@ def list_devices(as_json: bool) -> None:
 def _list(*, as_json: bool) -> None:
     from cluster import cpu
     from cluster.ascend.report import codes_of, devices_of
+    from cluster.bars import name_of
+    from cluster.device_leases import held_by_others
     from cluster.gpu.report import devices_of as gpus_of
     from orchestrator.cli.device_bars import bars_of, mark
 
     report = look()
     gpus = look_for_gpus()
+    npus, _ = devices_of(report, "")
+    cards, _ = gpus_of(gpus, "")
     bars = {
-        "ascend": bars_of(devices_of(report, "")[0], report.simulated, codes_of(report)),
-        "gpu": bars_of(gpus_of(gpus, "")[0]),
+        "ascend": bars_of(npus, report.simulated, codes_of(report)),
+        "gpu": bars_of(cards),
     }
+    in_use = held_by_others(npus, report.simulated) | held_by_others(cards)
+    held = {name_of(d): in_use[d.key] for d in (*npus, *cards) if d.key in in_use}
     problems = list(dict.fromkeys(one.problem for one in bars.values() if one.problem))
     cpus = cpu.measure()
     if as_json:
@@ -62,11 +68,15 @@ def _list(*, as_json: bool) -> None:
         found = {**report.to_document(), "gpus": gpus.to_document(), "cpus": budget}
         mark({f"ascend:{one['physical']}": one for one in found["devices"]}, bars["ascend"])
         mark({f"gpu:{one['index']}": one for one in found["gpus"]["devices"]}, bars["gpu"])
+        for one in found["devices"]:
+            one["held"] = held.get(f"ascend:{one['physical']}")
+        for one in found["gpus"]["devices"]:
+            one["held"] = held.get(f"gpu:{one['index']}")
         print_json({"schema": 1, **found, "bars_unknown": "; ".join(problems) or None})
     else:
         from orchestrator.cli.device_table import show
 
-        show(report, cpus, gpus, {**bars["ascend"].reasons, **bars["gpu"].reasons})
+        show(report, cpus, gpus, (held, bars["ascend"].reasons, bars["gpu"].reasons))
     for problem in problems:
         click.echo(problem, err=True)
     unreadable = any(one.unreadable for one in bars.values())
@@ -99,18 +109,20 @@ def look_for_gpus() -> GpuNodeReport:
 
 @devices.command()
 @click.option("--model", help="Make a node of this model: 910A, 910B1, 910B3, 910B4, A3.")
-@click.option("--cards", type=int, default=8, show_default=True, help="How many; A3 has two dies.")
+@click.option("--node", "file", metavar="FILE", help="Make the node that this YAML describes.")
+@click.option("--cards", type=int, help="How many (8); A3 has two dies on each.")
 @click.option("--dir", "root", default="simulated-node", show_default=True, help="Where it lies.")
-@click.option("--form", type=click.Choice(["a", "b"]), default="a", help="Width of its tables.")
+@click.option("--form", type=click.Choice(["a", "b"]), help="Width of its tables (a).")
 @click.option("--visible", metavar="IDS", help="A container that sees these as 0, 1, ...: 4,5,6,7")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Switch a fault on.")
 @click.option("--clear", multiple=True, metavar="KIND[:N]|all", help="Switch faults off.")
 @json_option
 def simulate(
     model: str | None,
-    cards: int,
+    file: str | None,
+    cards: int | None,
     root: str,
-    form: str,
+    form: str | None,
     visible: str | None,
     faults: tuple[str, ...],
     clear: tuple[str, ...],
@@ -120,16 +132,26 @@ def simulate(
 
     A rehearsal node is a directory with an npu-smi and an hccn_tool of ours. A FAULT is
     KIND[:DEVICE][=VALUE], e.g. lost:3, alarm:2=80E01801,80C98000, no-ip:0, foreign:1, hang.
+
+    \b
+    A FILE of --node, where all but the model may be left out:
+      {model: 910B3, cards: 8, form: a, visible: 4-7, ips: {2: 10.0.0.9, 3: ''},
+       processes: {5: [{pid: 7, name: python, memory: 2048}]}, faults: ['lost:3']}
     """
     from cluster.simulated.directory import NodeDirectory
     from cluster.simulated.faults import BadFault
     from cluster.simulated.node import BadNode
+    from orchestrator.jobfile import JobFileError
 
     directory = NodeDirectory(Path(root).expanduser().resolve())
     try:
-        made = None if model is None else _new(directory, model, cards, form, visible)
+        made = None
+        if model is not None or file is not None:
+            made = _new(directory, model, file, cards, form, visible)
+        elif any(given is not None for given in (cards, form, visible)):
+            fail("--cards, --form and --visible belong to a new node: give --model too")
         document = _change(directory, made, faults, clear)
-    except (BadFault, BadNode) as error:
+    except (BadFault, BadNode, JobFileError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{directory.root}: cannot be written: {error.strerror}", EXIT_FAILED)
@@ -142,23 +164,34 @@ def simulate(
 
 
 def _new(
-    directory: NodeDirectory, model: str, cards: int, form: str, visible: str | None
+    directory: NodeDirectory,
+    model: str | None,
+    file: str | None,
+    cards: int | None,
+    form: str | None,
+    visible: str | None,
 ) -> SimulatedNode:
     """A node where there is nothing yet."""
     from cluster.simulated.node import BadNode, make
+    from orchestrator.cli.node_description import described
 
     if directory.is_node():
         fail(
-            f"{directory.root} holds a rehearsal node already: leave --model out to change its "
-            "faults, or choose another --dir"
+            f"{directory.root} holds a rehearsal node already: leave --model and --node out to "
+            "change its faults, or choose another --dir"
         )
     if directory.root.exists() and (not directory.root.is_dir() or any(directory.root.iterdir())):
         fail(f"{directory.root} is something else: choose another --dir")
+    if file is not None:
+        if any(given is not None for given in (model, cards, form, visible)):
+            fail("--node describes the whole node: leave --model, --cards, --form, --visible out")
+        return described(file)
+    assert model is not None
     try:
         shown = None if visible is None else [int(word) for word in visible.split(",")]
     except ValueError:
         raise BadNode(f"--visible {visible}: expected ids by comma, e.g. 4,5,6,7") from None
-    return make(model, cards, form=form, visible=shown)
+    return make(model, 8 if cards is None else cards, form=form or "a", visible=shown)
 
 
 def _change(

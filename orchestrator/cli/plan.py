@@ -48,7 +48,7 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     found, assumed = _nodes(spec)
     placement = allocate(found.inventory, request_for(spec, found.withheld))
     if isinstance(placement, Refusal):
-        fail("\n".join((placement.reason, *found.notes)), 1)
+        fail("\n".join((placement.reason, *found.told)), 1)
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
@@ -68,7 +68,7 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     concerns = found.concerns_of(assignment.device for assignment in placement.assignments)
     return {
         **document,
-        "notes": [*found.notes, *document["notes"], *concerns, *errors],
+        "notes": [*found.told, *document["notes"], *concerns, *errors],
         "assumed_devices": assumed,
         "observed_at": time.time(),
     }
