@@ -82,8 +82,9 @@ def _names(root: Path, said: Transcript) -> dict[int, str]:
         row[0]
         for use in ("compute", "graphics")
         for listed in _answers(said, use)
+        if isinstance(listed, list)
         for row in listed
-        if isinstance(row[0], int)
+        if isinstance(row, list) and row and isinstance(row[0], int)
     }
     texts = {pid: _read(root / "proc" / str(pid) / "comm") for pid in pids}
     return {pid: text.strip() for pid, text in texts.items() if isinstance(text, str)}
