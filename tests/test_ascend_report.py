@@ -14,6 +14,7 @@ from cluster.ascend.report import NodeReport, devices_of
 from cluster.ascend.transcript import MAIN, Transcript, further, health
 from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unmeasured
 from cluster.command import Outcome
+from cluster.device import Fabric
 from cluster.simulated.faults import KINDS
 from cluster.simulated.models import MODELS
 from tests import ascend_samples as samples
@@ -46,6 +47,15 @@ def test_rings_of_the_models() -> None:
     """Two rings of four on the 910A, one of all on the 910B."""
     assert [d.ring for d in report(node("910A")).devices] == [0] * 4 + [1] * 4
     assert [d.ring for d in report(node("910B3")).devices] == [0] * 8
+
+
+@pytest.mark.parametrize("name", ["910", "910ProA", "910ProB", "910PremiumA", "910B"])
+def test_chips_of_910a_servers_have_several_names(name: str) -> None:
+    """They are all of the first generation, with its rings; a number behind the B is the next."""
+    said = ask(node("910A"), MAIN).text.replace("910A", name)
+    found = assemble(PLACE, Transcript({MAIN: Outcome(said)}), {})
+    assert {d.fabric for d in found.devices} == {Fabric.RINGS}
+    assert [d.ring for d in found.devices] == [0] * 4 + [1] * 4
 
 
 def test_rings_without_a_matrix() -> None:

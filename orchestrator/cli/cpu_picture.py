@@ -185,7 +185,8 @@ def _legend(told: Facts, letters: dict[tuple[int, ...], str], signs: set[str]) -
         if sign in signs:
             parts.append(f"{sign}: {meaning}")
     memory = [
-        f"rank{'s' if len(group['ranks']) > 1 else ''} {format_cpu_list(group['ranks'])} from NUMA {format_cpu_list(group['numa'])}"
+        f"{'rank' if len(group['ranks']) == 1 else 'ranks'} {format_cpu_list(group['ranks'])} "
+        f"from NUMA {format_cpu_list(group['numa'])}"
         for group in told["memory"]
     ]
     return ["; ".join(parts), *([f"memory: {'; '.join(memory)}"] if memory else [])]
