@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.ascend.assemble import assemble
 from cluster.ascend.faults import Level
 from cluster.ascend.report import NodeReport, devices_of
-from cluster.ascend.transcript import MAIN, Transcript, further, health
+from cluster.ascend.transcript import MAIN, MAPPING, Transcript, further, health
 from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unmeasured
 from cluster.command import Outcome
 from cluster.device import Fabric
@@ -41,6 +41,19 @@ def test_a_well_node(model: str, form: str) -> None:
     assert [device.concerns for device in found.devices] == [()] * count
     assert {device.level for device in found.devices} == {Level.NORMAL}
     assert "simulated" in found.version
+
+
+def test_two_tables_that_name_different_ids_name_none() -> None:
+    """On A3 both tables have physical ids; where they differ nobody knows whose health was told."""
+    where = node("A3", 2)
+    files = frozenset(range(4))
+    main = ask(where, MAIN).text
+    wrong = main.replace("| 1     3 ", "| 1     2 ").replace("| 0     2 ", "| 0     3 ")
+    assert wrong != main
+    outcomes = {question: ask(where, question) for question in (MAPPING, health(1, 0))}
+    found = assemble(PLACE, Transcript({MAIN: Outcome(wrong), **outcomes}, files), {})
+    assert all("its -m" in d.withheld for d in found.devices if d.card == 1)
+    assert [d.physical for d in found.devices if d.card == 0] == [0, 1]
 
 
 def test_rings_of_the_models() -> None:
