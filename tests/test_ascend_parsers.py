@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.ascend import hccn, npu_smi
-from cluster.ascend.npu_smi import Chip, Mapped, parse_table
+from cluster.ascend.main_table import Chip, parse_table
+from cluster.ascend.npu_smi import Mapped
 from cluster.ascend.topology import parse_topology, rings
 from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unmeasured
 from cluster.ascend.visible import parse_visible, physical_ids

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from cluster.ascend import hccn, npu_smi
 from cluster.ascend.faults import judge
-from cluster.ascend.npu_smi import Chip, HealthAnswer, MainTable, Mapped
+from cluster.ascend.main_table import Chip, MainTable
+from cluster.ascend.npu_smi import HealthAnswer, Mapped
 from cluster.ascend.place import Place
 from cluster.ascend.report import DeviceReport, NodeReport
 from cluster.ascend.super_pod import SuperPodAnswer, parse_super_pod
