@@ -187,7 +187,7 @@ def _near_sets(
     shares = share_out(numbers, wanted, each, _distance(numa), remainder=asked is None)
     sets = _cut(homes, shares)
     # Of a core that was begun, the threads that nobody asked for stay idle.
-    return sets if asked is None else tuple(held[:asked] for held in map(_by_core(cores), sets))
+    return sets if asked is None else tuple(map(_first(asked, cores), sets))
 
 
 def _single(cores: Iterable[_Core]) -> list[_Core]:
@@ -195,10 +195,10 @@ def _single(cores: Iterable[_Core]) -> list[_Core]:
     return [(cpu,) for core in cores for cpu in core]
 
 
-def _by_core(cores: Iterable[_Core]) -> Callable[[Cpus], Cpus]:
-    """Sorts CPUs so that siblings stand together."""
+def _first(asked: int, cores: Iterable[_Core]) -> Callable[[Cpus], Cpus]:
+    """Cuts a set to so many CPUs, core by core."""
     place = {cpu: number for number, (cpu,) in enumerate(_single(cores))}
-    return lambda held: tuple(sorted(held, key=place.__getitem__))
+    return lambda held: tuple(sorted(sorted(held, key=place.__getitem__)[:asked]))
 
 
 def _homes(cores: Sequence[_Core], numa: Sequence[NumaNode]) -> dict[int, list[_Core]]:
@@ -251,7 +251,7 @@ def _memory(sets: Sequence[Cpus], numa: Sequence[NumaNode]) -> tuple[tuple[int, 
     having = {node.index for node in numa if node.memory}
     if any(node.memory is None for node in numa) or len(having) < 2:
         return ((),) * len(sets)
-    nodes = [(node.index, frozenset(node.cpus)) for node in numa if node.memory]
+    nodes = sorted((node.index, frozenset(node.cpus)) for node in numa if node.memory)
     found = (tuple(index for index, held in nodes if not held.isdisjoint(s)) for s in sets)
     return tuple(() if len(mine) == len(having) else mine for mine in found)
 
@@ -262,7 +262,7 @@ def _share(cores: Sequence[_Core], ranks: int) -> Binding:
     order = [cpu for _, cpu in ranked]
     most = -(-ranks // len(order))
     note = (
-        f"{ranks} ranks share {len(order)} CPU{'s' if len(order) > 1 else ''}: "
+        f"{ranks} ranks share {_many(len(order), 'CPU')}: "
         f"up to {most} ranks on one CPU, one thread each."
     )
     sets = tuple((order[rank % len(order)],) for rank in range(ranks))
@@ -285,13 +285,13 @@ def _note(
     parts = []
     if threads < size and quota is not None:
         parts.append(
-            f"A CPU quota of {quota:g} cores allows {threads} threads a rank "
+            f"A CPU quota of {_many(quota, 'core')} allows {_many(threads, 'thread')} a rank "
             f"on the {size} CPUs it is bound to."
         )
     if larger:
         parts.append(
             f"{_ranks_have(larger)} more CPUs than the others, for data loading: "
-            f"all compute with {threads} thread{'s' if threads > 1 else ''}."
+            f"all compute with {_many(threads, 'thread')}."
         )
     if spanning and numa:
         parts.append(f"{_ranks_have(spanning)} CPUs on more than one NUMA node.")
@@ -302,5 +302,9 @@ def _note(
     return " ".join(parts)
 
 
+def _many(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
 def _ranks_have(number: int) -> str:
-    return f"{number} rank{' has' if number == 1 else 's have'}"
+    return f"{_many(number, 'rank')} {'has' if number == 1 else 'have'}"

@@ -7,7 +7,6 @@ is kept beside it. "Not limited" and "could not be measured" are told apart.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -127,10 +126,10 @@ def _quota_v2(directory: Path, unmeasured: list[str]) -> float | None:
 
 
 def _quota_v1(directory: Path, unmeasured: list[str]) -> float | None:
-    quota = read(directory / "cpu.cfs_quota_us", int, unmeasured)
+    quota = read(directory / "cpu.cfs_quota_us", _microseconds, unmeasured)
     if quota is None or quota <= 0:
         return None
-    period = read(directory / "cpu.cfs_period_us", int, unmeasured)
+    period = read(directory / "cpu.cfs_period_us", _microseconds, unmeasured)
     return quota / period if period and period > 0 else None
 
 
@@ -139,9 +138,17 @@ def _parse_cpu_max(text: str) -> float:
     quota, _, period = text.strip().partition(" ")
     if quota == "max":
         return 0.0
-    value = int(quota) / int(period or 100_000)
-    if value <= 0 or not math.isfinite(value):
+    value = _microseconds(quota) / _microseconds(period or "100000")
+    if value <= 0:
         raise ValueError(f"not a quota: {text.strip()!r}")
+    return value
+
+
+def _microseconds(text: str) -> int:
+    """A whole number of the kernel's, -1 being one; no larger than it can have."""
+    value = int(text)
+    if abs(value) >> 63:
+        raise ValueError(f"not a time: {text[:40].strip()!r}")
     return value
 
 

@@ -10,6 +10,8 @@ from cluster.kernel_text import format_cpu_list, parse_cpu_list, read
 
 _Cpus = tuple[int, ...]
 
+_NODE = re.compile(r"node[0-9]{1,6}")
+
 
 @dataclass(frozen=True)
 class NumaNode:
@@ -29,9 +31,8 @@ class NumaNode:
 
 def numa_nodes(root: Path, cpus: _Cpus, pid: str, unmeasured: list[str]) -> tuple[NumaNode, ...]:
     """The NUMA nodes that hold `cpus`; CPUs that no node claims are put in the first."""
-    folders = {
-        int(path.name[4:]): path for path in (root / "sys/devices/system/node").glob("node[0-9]*")
-    }
+    listed = (root / "sys/devices/system/node").glob("node[0-9]*")
+    folders = {int(path.name[4:]): path for path in listed if _NODE.fullmatch(path.name)}
     held = {number: _listed(path, cpus, unmeasured) for number, path in folders.items()}
     orphans = set(cpus) - {cpu for found in held.values() for cpu in found}
     if orphans:

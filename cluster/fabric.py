@@ -145,6 +145,11 @@ def _by_ring(free: Devices) -> str:
     return ", ".join(f"{count} {where}" for where, count in counts.items())
 
 
+def _by_card(free: Devices) -> str:
+    number = len(whole_cards(free))
+    return f"{number or 'no'} card{'s' if number > 1 else ''} with both dies free"
+
+
 RULES: dict[Fabric, Rule] = {
     Fabric.UNKNOWN: Rule(_any_cost, _any_set),
     Fabric.MESH: Rule(_mesh_cost, _any_set),
@@ -171,6 +176,6 @@ RULES: dict[Fabric, Rule] = {
         allowed="1 die, or whole cards of two",
         on_each="whole cards of two dies",
         together=lambda count: "in one node" if count == 1 else "on whole cards of one node",
-        apart=lambda free: f"{len(whole_cards(free))} cards with both dies free",
+        apart=_by_card,
     ),
 }

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from cluster.measured import Measured, Unmeasured
+
 _MAX_CPUS = 1 << 16
+_MAX_FILE = 1 << 18
 _T = TypeVar("_T")
 
 
@@ -20,6 +23,25 @@ def read(path: Path, parse: Callable[[str], _T], unmeasured: list[str]) -> _T | 
     except (OSError, ValueError, ZeroDivisionError) as error:
         unmeasured.append(f"{path}: {error}")
         return None
+
+
+def content(path: Path) -> Measured[str]:
+    """The file's text, at most a quarter of a million characters of it, or why there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_MAX_FILE)
+    except OSError as error:
+        return Unmeasured(f"{path}: {error.strerror}")
+
+
+def numa_node_of(root: Path, bus_id: str) -> Measured[int]:
+    """The NUMA node of a PCIe device; the kernel names devices in lower case, and -1 is unknown."""
+    text = content(root / "sys/bus/pci/devices" / bus_id.lower() / "numa_node")
+    if isinstance(text, Unmeasured):
+        return text
+    if re.fullmatch(r"[0-9]{1,4}", text.strip()):
+        return int(text)
+    return Unmeasured(f"the kernel names no NUMA node for {bus_id}: {text.strip()[:20]!r}")
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:

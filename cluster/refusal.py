@@ -42,7 +42,7 @@ class _Goal:
             return offer.cost(self.each) is not None
         if self.each:
             return offer.gives(self.each)
-        return offer.most == len(offer.free) + len(offer.withheld)
+        return offer.most == _known(offer)
 
 
 def why_not(offers: Sequence[Offer], request: Request) -> str:
@@ -73,9 +73,9 @@ def _goal(having: Sequence[Offer], request: Request) -> _Goal:
     ranks, each = request.ranks, request.ranks_per_node
     if each is not None:
         return _Goal(request, min(ranks, each), -(-ranks // each))
-    # Whether it could be spread over nodes, had they devices enough.
+    # Whether it could be spread over nodes, had they devices enough or were there more of them.
     spread = [o for o in having if ranks % o.rule.unit == 0 and ranks > o.rule.unit]
-    several = any(len(family) > 1 for family in families(spread))
+    several = any(len(family) > 1 or _known(family[0]) < ranks for family in families(spread))
     return _Goal(request, 0, 0) if several else _Goal(request, ranks, 1)
 
 
@@ -105,20 +105,31 @@ def _needs(goal: _Goal, having: Sequence[Offer], short: Sequence[Offer]) -> str:
         have = len(having) - len(short)
         met = f"{have} of {len(having)} {_has(have)} them"
         return f"needs {each}{last} for {request.ranks} ranks{suffix}; {met}"
-    total = max(sum(o.most for o in family) for family in families(filter(goal.possible, having)))
     number = f"{request.ranks} {free}{_plural(request.ranks, goal.noun)}"
-    return f"needs {number}{suffix}; all nodes together can give {total}"
+    return f"needs {number}{suffix}; {_together(families(filter(goal.possible, having)))}"
+
+
+def _together(found: Sequence[Sequence[Offer]]) -> str:
+    total = max(sum(offer.most for offer in family) for family in found)
+    if len(found) > 1:
+        return f"nodes that can work together give {total} at most"
+    return f"{'all nodes together' if len(found[0]) > 1 else 'the one node'} can give {total}"
 
 
 def _nearness(goal: _Goal) -> Callable[[Offer], tuple[Any, ...]]:
     def key(offer: Offer) -> tuple[Any, ...]:
         if not goal.each:
-            lost = offer.count + len(offer.withheld) - offer.most
+            lost = _known(offer) - offer.most
             return not goal.possible(offer), -lost, offer.node.name
         missing = max(goal.each - _usable(offer), 0)
         return not goal.possible(offer), missing, offer.node.name
 
     return key
+
+
+def _known(offer: Offer) -> int:
+    """Its devices, free or not; of slots as many as were asked for."""
+    return offer.count + len(offer.withheld)
 
 
 def _usable(offer: Offer) -> int:
@@ -133,7 +144,7 @@ def _state(offer: Offer, goal: _Goal) -> str:
         return f"{name} gives {offer.rule.on_each if several else offer.rule.allowed}"
     if offer.request.kind.is_slot:
         return f"{name} has {_cpus(offer)}"
-    known = offer.count + len(offer.withheld)
+    known = _known(offer)
     total = f" of {known}" if known < goal.each or not goal.each else ""
     obstacles = [
         *([_cpus(offer)] if offer.room is not None and offer.room < offer.count else []),
@@ -180,7 +191,9 @@ def _rest(offers: Sequence[Offer], goal: _Goal) -> list[str]:
 
 
 def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """The text, not too long, and without what would break the line or move a cursor."""
+    clipped = text if len(text) <= most else f"{text[: most - 1]}…"
+    return "".join(sign if sign.isprintable() else "?" for sign in clipped)
 
 
 def _plural(number: int, noun: str) -> str:

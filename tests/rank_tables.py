@@ -248,7 +248,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("RT206", "six devices on 910A", devices_of(0, 1, 2, 3, 4, 5), model=A910),
     Mutation("RT207", "both rings", devices_of(3, 4), W),
     Mutation("RT207", "both rings on 910A", devices_of(2, 3, 4, 5), model=A910),
-    Mutation("RT208", "one die on A3", devices_of(0, 1, 2), W, model=A3),
+    Mutation("RT208", "one die on A3", devices_of(0, 1, 2), model=A3),
     Mutation("RT211", "device 16", put("device_id", "16")),
     Mutation("RT211", "device 16 on A3", put("device_id", "16"), model=A3),
     Mutation("RT212", "device 8", put("device_id", "8"), W),

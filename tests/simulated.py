@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.ascend.assemble import assemble
-from cluster.ascend.npu_smi import MainTable
+from cluster.ascend.main_table import MainTable
 from cluster.ascend.place import Place
 from cluster.ascend.report import NodeReport
 from cluster.ascend.transcript import MAIN, Question, Transcript, further

@@ -263,6 +263,17 @@ def test_the_nearest_neighbour_is_the_one_the_kernel_names() -> None:
     assert bind(range(8), 1, cpus_per_rank=4, numa=cores, near=[0]).sets == ((0, 1, 6, 7),)
 
 
+def test_sets_are_in_order_also_where_a_core_was_begun() -> None:
+    """Of five CPUs on cores of two the last core is half used; the set ascends all the same."""
+    cores = [(n, n + 4) for n in range(4)]
+    assert bind(range(8), 1, cpus_per_rank=5, siblings=cores).sets == ((0, 1, 2, 4, 5),)
+
+
+def test_notes_count_in_words_that_fit_one() -> None:
+    """A quota of one core allows one thread, not one threads."""
+    assert "quota of 1 core allows 1 thread a rank" in bind(range(4), 1, quota=1).note
+
+
 def test_memory_comes_from_where_the_cores_are() -> None:
     """From the set's nodes that have memory; from anywhere if that is all or not known."""
     nodes = [NumaNode(n, (2 * n, 2 * n + 1), memory=n != 1) for n in range(3)]

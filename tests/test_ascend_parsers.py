@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.ascend import hccn, npu_smi
-from cluster.ascend.npu_smi import Chip, Mapped, parse_table
+from cluster.ascend.main_table import Chip, parse_table
+from cluster.ascend.npu_smi import Mapped
 from cluster.ascend.topology import parse_topology, rings
 from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unmeasured
 from cluster.ascend.visible import parse_visible, physical_ids
@@ -102,6 +103,16 @@ def test_an_unreadable_process_may_be_anybodys() -> None:
     assert any("0       !" in problem for problem in torn.problems)
 
 
+def test_a_table_cut_among_processes_frees_nobody() -> None:
+    """What was to come after the last row may be a process of the other chip of its card."""
+    row = "| 0       0                 | 7             | x                        | 1   |"
+    whole = samples.TABLE_A3.rpartition("| No running")[0] + row + "\n"
+    table = parse_table(whole)
+    assert table.processes(0, 0) == (Process(7, "x", 1),)
+    assert isinstance(table.processes(0, 1), Unmeasured) and table.problems
+    assert parse_table(whole + "+====+").processes(0, 1) == ()
+
+
 def test_a_chip_listed_twice_has_no_health() -> None:
     """Two rows of one chip contradict the table, whatever they say."""
     text = samples.TABLE_910B.replace("| 1     910B3               | Alarm", "| 0     910B3 | OK")
@@ -182,6 +193,14 @@ def test_the_count_of_cards() -> None:
     assert isinstance(npu_smi.parse_total("dcmi module initialize failed"), Unmeasured)
 
 
+def test_a_mapping_cut_short_has_no_other_ids() -> None:
+    """Cut at any byte, every row is one of the whole answer."""
+    for whole in (samples.MAPPING_910B, samples.MAPPING_A3):
+        rows, _ = npu_smi.parse_mapping(whole)
+        for end in range(len(whole)):
+            assert set(npu_smi.parse_mapping(whole[:end])[0]) <= set(rows)
+
+
 def test_health_with_codes() -> None:
     """All codes, and the lines of information with those that go on."""
     answer = npu_smi.parse_health(samples.HEALTH_ALARM)
@@ -195,6 +214,14 @@ def test_health_under_its_other_label() -> None:
     """Without -c the label is `Health` and no codes are told, which is not `no codes`."""
     answer = npu_smi.parse_health(samples.HEALTH_SUMMARY)
     assert answer.health is Health.OK and isinstance(answer.codes, Unmeasured)
+
+
+def test_codes_of_an_answer_cut_short_are_not_all() -> None:
+    """Cut at any byte, the answer has all codes of the whole one or none that are known."""
+    whole = samples.HEALTH_ALARM
+    known = [npu_smi.parse_health(whole[:end]).codes for end in range(len(whole))]
+    everything = npu_smi.parse_health(whole).codes
+    assert {codes for codes in known if isinstance(codes, tuple)} == {everything}
 
 
 def test_health_of_two_chips_is_nobodys() -> None:

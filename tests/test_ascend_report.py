@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from cluster.ascend.assemble import assemble
 from cluster.ascend.faults import Level
 from cluster.ascend.report import NodeReport, devices_of
-from cluster.ascend.transcript import MAIN, Transcript, further, health
+from cluster.ascend.transcript import MAIN, MAPPING, Transcript, further, health
 from cluster.ascend.values import Health, Link, Memory, NetHealth, Process, Unmeasured
 from cluster.command import Outcome
+from cluster.device import Fabric
 from cluster.simulated.faults import KINDS
 from cluster.simulated.models import MODELS
 from tests import ascend_samples as samples
@@ -42,10 +43,32 @@ def test_a_well_node(model: str, form: str) -> None:
     assert "simulated" in found.version
 
 
+def test_two_tables_that_name_different_ids_name_none() -> None:
+    """On A3 both tables have physical ids; where they differ nobody knows whose health was told."""
+    where = node("A3", 2)
+    files = frozenset(range(4))
+    main = ask(where, MAIN).text
+    wrong = main.replace("| 1     3 ", "| 1     2 ").replace("| 0     2 ", "| 0     3 ")
+    assert wrong != main
+    outcomes = {question: ask(where, question) for question in (MAPPING, health(1, 0))}
+    found = assemble(PLACE, Transcript({MAIN: Outcome(wrong), **outcomes}, files), {})
+    assert all("its -m" in d.withheld for d in found.devices if d.card == 1)
+    assert [d.physical for d in found.devices if d.card == 0] == [0, 1]
+
+
 def test_rings_of_the_models() -> None:
     """Two rings of four on the 910A, one of all on the 910B."""
     assert [d.ring for d in report(node("910A")).devices] == [0] * 4 + [1] * 4
     assert [d.ring for d in report(node("910B3")).devices] == [0] * 8
+
+
+@pytest.mark.parametrize("name", ["910", "910ProA", "910ProB", "910PremiumA", "910B"])
+def test_chips_of_910a_servers_have_several_names(name: str) -> None:
+    """They are all of the first generation, with its rings; a number behind the B is the next."""
+    said = ask(node("910A"), MAIN).text.replace("910A", name)
+    found = assemble(PLACE, Transcript({MAIN: Outcome(said)}), {})
+    assert {d.fabric for d in found.devices} == {Fabric.RINGS}
+    assert [d.ring for d in found.devices] == [0] * 4 + [1] * 4
 
 
 def test_rings_without_a_matrix() -> None:

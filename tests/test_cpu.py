@@ -121,12 +121,22 @@ def test_a_group_that_cannot_be_seen_is_not_called_unlimited(
     assert budget.unmeasured
 
 
-@pytest.mark.parametrize("text", ["", "some words", "0 100000", "100000 0", "nan"])
+@pytest.mark.parametrize("text", ["", "some words", "0 100000", "100000 0", "nan", "9" * 400])
 def test_an_unreadable_quota_is_unmeasured(tmp_path: Path, text: str) -> None:
     """Garbage in cpu.max neither limits nor raises; it is named."""
     budget = machine(tmp_path, "0::/a\n", [V2_MOUNT], {"sys/fs/cgroup/a/cpu.max": text})
     assert budget.quota is None
     assert any("a/cpu.max" in item for item in budget.unmeasured)
+
+
+def test_an_impossible_quota_of_v1_is_unmeasured(tmp_path: Path) -> None:
+    """More microseconds than the kernel can count limit nothing, and are named."""
+    mount = V1_CPU.format(root="/")
+    file = "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us"
+    files = {file: "9" * 400, file.replace("quota", "period"): "100000"}
+    budget = machine(tmp_path, "4:cpu,cpuacct:/\n", [mount], files)
+    assert budget.quota is None
+    assert any("cpu.cfs_quota_us" in item for item in budget.unmeasured)
 
 
 def test_siblings_and_numa_are_cut_to_what_may_be_used(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from cluster.affinity import Bind, bind
 from cluster.allocate import Assignment
-from cluster.cpu import CpuBudget, NumaNode, format_cpu_list
+from cluster.cpu import CpuBudget, NumaNode, format_cpu_list, measure
 from cluster.device import Device, DeviceKind
 from orchestrator.cli import main
 from orchestrator.cli.cpu_picture import Facts, facts, picture
-from tests.topologies import CONTAINER_V2, KUNPENG_8P, LAPTOP, X86_8GPU
+from tests.topologies import CONTAINER_V2, KUNPENG_8P, LAPTOP, X86_8GPU, Machine
 
 JOB = Path(__file__).parent.parent / "jobs" / "rehearsal_8p_cpu.yaml"
 
@@ -111,6 +111,22 @@ def test_what_is_free_or_unknown_is_drawn_so(tmp_path: Path) -> None:
         "  socket ? · NUMA 1 (no memory) │ cores 2-3  0 ·",
         "  a number: the rank; ·: free",
     ]
+
+
+def test_a_mask_with_holes_does_not_widen_the_picture(tmp_path: Path) -> None:
+    """Where every second thread is masked, how many of which CPUs stands before the row."""
+    X86_8GPU.measured(tmp_path)
+    cpus = measure(root=tmp_path, affinity=[*range(96), *range(96, 192, 2)])
+    drawn = picture("node-a", told(cpus, 8, kind=DeviceKind.GPU, near=X86_8GPU.near), 80)
+    assert drawn[1].startswith("  socket 0 · NUMA 0 · GPU 0-3 │ cores 0-47+24 of 96-142    i 0000")
+    assert max(map(len, drawn)) <= 80
+
+
+def test_one_rank_is_one(tmp_path: Path) -> None:
+    """A rank whose memory is bound alone is not called ranks."""
+    cpus = Machine(2, 2, 4, memoryless=(1, 3)).measured(tmp_path)
+    drawn = picture("node-a", told(cpus, 4), 80)
+    assert drawn[-1] == "  memory: rank 0 from NUMA 0; rank 2 from NUMA 2"
 
 
 def test_facts_are_plain_values(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_broken_cards_are_told() -> None:
     request = Request(DeviceKind.ASCEND, 4, withheld=withheld("a", range(0, 16, 2)))
     answer = allocate(Inventory((node("a", *pairs()),)), request)
     assert isinstance(answer, Refusal)
-    assert "a has 8 free but 0 cards with both dies free" in answer.reason
+    assert "a has 8 free but no card with both dies free" in answer.reason
 
 
 @pytest.mark.parametrize("fabric", [Fabric.MESH, Fabric.UNKNOWN])

@@ -231,6 +231,20 @@ def test_a_plan_uses_the_gpus_that_are_well(fake: Fake) -> None:
     assert refused.exit_code == 1 and "-mig 0" in refused.stderr
 
 
+@pytest.mark.parametrize("listed", [7, None, "GPU", [7], [[]], [{"pid": 7}]])
+def test_processes_that_are_none(
+    listed: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the program that asks lists no processes as such, nobody's name is looked for."""
+    said = [([], "init", True), ([], "count", 1), ([0], "bus_id", "00000000:19:00.0")]
+    lines = [*said, ([0], "compute", listed), ([], "end", True)]
+    told = [json.dumps(dict(zip(("of", "asked", "value"), line, strict=True))) for line in lines]
+    (tmp_path / "ask.py").write_text(f"print({chr(10).join(told)!r})")
+    monkeypatch.setattr(ask_program, "__file__", str(tmp_path / "ask.py"))
+    (gpu,) = probe({}, root=tmp_path).devices
+    assert isinstance(gpu.gpu.processes, Unmeasured) and gpu.withheld
+
+
 def test_a_log_that_cannot_be_read(tmp_path: Path) -> None:
     """No log is not an empty one; what overflows or never ends is no trouble."""
     assert isinstance(read_xids(tmp_path), Unmeasured)

@@ -116,6 +116,20 @@ def test_rules_of_910_concern_no_other_model(code: str) -> None:
     ]  # fmt: skip
 
 
+def test_a_job_of_one_die_is_no_half_pair() -> None:
+    """On A3 a job may have a single die; one of two servers with one die each may not."""
+    alone, *both = (make([(rt.facts(n, [2]), [2]) for n in range(count)]) for count in (1, 2))
+    assert check_table(alone, Model.A3).findings == ()
+    assert check_table(both[0], Model.A3).counts == {"RT208": 2}
+
+
+def test_a_device_twice_is_no_odd_number() -> None:
+    """How many devices are used, and of which ring, is not known while one stands twice."""
+    document = rt.document(make([(rt.facts(0, [0, 1, 2, 3]), [0, 1, 2, 3])]))
+    document["server_list"][0]["device"][3]["device_id"] = "0"
+    assert set(check_document(document, Model.A910).counts) == {"RT213"}
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     """One mistake does not hide another, and each has its place."""
     document = rt.document(make([(rt.facts(n, [0, 1]), [0, 1]) for n in range(2)]))

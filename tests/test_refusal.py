@@ -34,7 +34,8 @@ def test_devices_of_one_reason_are_named_together() -> None:
     """Every reason once; what a node has at all is told where that alone is too little."""
     gone = withheld("a", [0, 1, 2], why="lost") | withheld("a", [5], why="in use by python (pid 7)")
     assert why(Request(ASCEND, 8, withheld=gone), node("a", *EIGHT[:6])) == (
-        "needs 8 free NPUs in one node; a has 2 of 6: NPU 0-2 lost, NPU 5 in use by python (pid 7)"
+        "needs 8 free NPUs; the one node can give 2; "
+        "a has 2 of 6: NPU 0-2 lost, NPU 5 in use by python (pid 7)"
     )
 
 
@@ -117,6 +118,28 @@ def test_what_all_nodes_give_together_is_told() -> None:
 def test_other_reasons(request_: Request, nodes: list[Node], reason: str) -> None:
     """CPUs, nodes without such devices, and numbers that no fabric has."""
     assert why(request_, *nodes) == reason
+
+
+def test_more_nodes_would_do_as_well() -> None:
+    """Where no node has so many devices at all, it is not one node that is asked for."""
+    sixteen = Request(ASCEND, 16)
+    assert why(sixteen, node("a", *EIGHT)) == "needs 16 free NPUs; the one node can give 8"
+    assert why(sixteen, node("a", *rings())) == "needs 16 free NPUs; the one node can give 8"
+    assert why(Request(ASCEND, 12), node("a", *rings())).startswith("12 NPUs cannot go together")
+
+
+def test_nodes_that_cannot_work_together_are_not_added_up() -> None:
+    """A 910A goes only with its like, so 8 of it and 16 of others are not 24."""
+    nodes = [node("a", *rings()), node("b", *EIGHT), node("c", *EIGHT)]
+    reason = "needs 24 free NPUs; nodes that can work together give 16 at most"
+    assert why(Request(ASCEND, 24), *nodes) == reason
+
+
+def test_nothing_moves_the_cursor() -> None:
+    """Names of nodes and reasons may hold what a terminal would obey."""
+    barred = withheld("n\x1b[2J", [0], why="\x1b[31m gone\a")
+    reason = why(Request(ASCEND, 2, withheld=barred), node("n\x1b[2J", *EIGHT[:2]))
+    assert reason.isprintable() and "gone" in reason
 
 
 def test_names_come_in_order() -> None:

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from cluster.ascend import hccn, npu_smi
 from cluster.ascend.faults import judge
-from cluster.ascend.npu_smi import Chip, HealthAnswer, MainTable
+from cluster.ascend.main_table import Chip, MainTable
+from cluster.ascend.npu_smi import HealthAnswer, Mapped
 from cluster.ascend.place import Place
 from cluster.ascend.report import DeviceReport, NodeReport
 from cluster.ascend.super_pod import SuperPodAnswer, parse_super_pod
@@ -41,7 +42,7 @@ class _Shared:
 
     transcript: Transcript
     table: MainTable
-    logical: Measured[Mapping[tuple[int, int], int]]
+    mapped: Measured[Mapping[tuple[int, int], Mapped]]
     rings: Measured[Mapping[int, int]]
     addresses: Mapping[int, str]
     asked: tuple[int, ...] | None
@@ -52,7 +53,7 @@ def assemble(place: Place, transcript: Transcript, environment: Mapping[str, str
     shared, problems = _share(transcript, environment)
     table = transcript.table
     listed = [
-        _device(shared, chip, physical)
+        _device(shared, chip, _agreed(shared, chip, physical))
         for chip, physical in zip(
             shared.table.chips, identify(shared.table.chips, transcript.files), strict=True
         )
@@ -84,7 +85,7 @@ def _share(transcript: Transcript, environment: Mapping[str, str]) -> tuple[_Sha
     shared = _Shared(
         transcript=transcript,
         table=table,
-        logical=_logical(transcript, table, problems),
+        mapped=_mapped(transcript, table, problems),
         rings=_rings(transcript, table, problems),
         addresses=addresses,
         asked=asked,
@@ -106,9 +107,9 @@ def _asked(environment: Mapping[str, str], problems: list[str]) -> tuple[int, ..
     return ids
 
 
-def _logical(
+def _mapped(
     transcript: Transcript, table: MainTable, problems: list[str]
-) -> Measured[Mapping[tuple[int, int], int]]:
+) -> Measured[Mapping[tuple[int, int], Mapped]]:
     text = transcript.said(MAPPING)
     if isinstance(text, Unmeasured):
         if table.chips:
@@ -116,7 +117,24 @@ def _logical(
         return text
     rows, wrong = npu_smi.parse_mapping(text)
     problems += wrong
-    return {(row.card, row.chip): row.logical for row in rows}
+    return {(row.card, row.chip): row for row in rows}
+
+
+def _agreed(shared: _Shared, chip: Chip, physical: Measured[int]) -> Measured[int]:
+    """The physical id, unless npu-smi's two tables name different ones for the chip (A3)."""
+    row = _row(shared, chip)
+    if isinstance(row, Unmeasured) or None in (chip.physical, row.physical):
+        return physical
+    if chip.physical == row.physical:
+        return physical
+    return Unmeasured(f"npu-smi info names physical id {chip.physical}, its -m {row.physical}")
+
+
+def _row(shared: _Shared, chip: Chip) -> Measured[Mapped]:
+    if isinstance(shared.mapped, Unmeasured):
+        return shared.mapped
+    absent = Unmeasured("npu-smi info -m does not list the chip")
+    return shared.mapped.get((chip.card, chip.chip), absent)
 
 
 def _rings(
@@ -151,7 +169,8 @@ def _device(shared: _Shared, chip: Chip, physical: Measured[int]) -> DeviceRepor
     )
     state = _worse(chip.health, answer.health)
     judgement = judge(state, answer.codes)
-    logical = _of(shared.logical, key, "npu-smi info -m does not list the chip")
+    row = _row(shared, chip)
+    logical = row if isinstance(row, Unmeasured) else row.logical
     ring = _of(shared.rings, _label(chip), "npu-smi -t topo has no row for the device")
     blank = _unmeasured(shared, physical, Unmeasured("not stated"))
     pod = _super_pod(shared, chip, blank)

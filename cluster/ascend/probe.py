@@ -14,18 +14,18 @@ from functools import partial
 from pathlib import Path
 
 from cluster.ascend.assemble import assemble
-from cluster.ascend.npu_smi import MainTable
+from cluster.ascend.main_table import MainTable
 from cluster.ascend.place import Place
 from cluster.ascend.report import NodeReport
 from cluster.ascend.transcript import MAIN, Question, Transcript, further
-from cluster.ascend.values import Measured, Unmeasured
+from cluster.ascend.values import Unmeasured
 from cluster.command import Outcome, run
+from cluster.kernel_text import content, numa_node_of
 
 QUESTION_SECONDS = 5.0
 BUDGET_SECONDS = 20.0
 _AT_ONCE = 8
 _MAX_QUESTIONS = 512
-_MAX_FILE = 1 << 18
 _DEVICE_FILE = re.compile(r"davinci([0-9]{1,6})")
 
 
@@ -56,8 +56,8 @@ def gather(place: Place, *, question: float, budget: float) -> Transcript:
     return Transcript(
         outcomes=outcomes,
         files=files,
-        configuration=_read(place.root / "etc/hccn.conf"),
-        numa={chip.bus_id: _numa(place.root, chip.bus_id) for chip in table.chips},
+        configuration=content(place.root / "etc/hccn.conf"),
+        numa={chip.bus_id: numa_node_of(place.root, chip.bus_id) for chip in table.chips},
     )
 
 
@@ -94,21 +94,3 @@ def _device_files(root: Path) -> frozenset[int]:
     except OSError:
         return frozenset()
     return frozenset(int(match[1]) for match in map(_DEVICE_FILE.fullmatch, names) if match)
-
-
-def _numa(root: Path, bus_id: str) -> Measured[int]:
-    """The NUMA node of a PCIe device; the kernel writes lower case, and -1 for unknown."""
-    text = _read(root / "sys/bus/pci/devices" / bus_id.lower() / "numa_node")
-    if isinstance(text, Unmeasured):
-        return text
-    if re.fullmatch(r"[0-9]{1,4}", text.strip()):
-        return int(text)
-    return Unmeasured(f"the kernel names no NUMA node for {bus_id}: {text.strip()[:20]!r}")
-
-
-def _read(path: Path) -> Measured[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(_MAX_FILE)
-    except OSError as error:
-        return Unmeasured(f"{path}: {error.strerror}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.ascend.faults import Level
+from cluster.ascend.topology import FIRST_GENERATION
 from cluster.ascend.values import Health, Link, Measured, Memory, NetHealth, Process, Unmeasured
 from cluster.device import Device, DeviceKind, Fabric
 from cluster.measured import as_document
@@ -51,7 +52,7 @@ class DeviceReport:
         """By the model's name: npu-smi calls the dies of an A3 card just Ascend910."""
         if isinstance(self.model, Unmeasured):
             return Fabric.UNKNOWN
-        if self.model in ("910", "910A"):
+        if self.model in FIRST_GENERATION:
             return Fabric.RINGS
         if self.model.startswith("910B"):
             return Fabric.MESH

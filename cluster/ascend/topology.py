@@ -15,7 +15,13 @@ from cluster.ascend.values import Measured, Unmeasured
 _LABEL = re.compile(r"(?:NPU|Phy-ID)(\d{1,6})", re.ASCII)
 _WORDS = frozenset({"X", "SYS", "PHB", "HCCS", "PXB", "PIX", "SIO", "HCCS_SW", "UB", "NA"})
 _CLOSE = frozenset({"HCCS", "HCCS_SW", "SIO"})
-_DOCUMENTED_RING = {"910": 4, "910A": 4}
+_DOCUMENTED_RING = 4
+
+FIRST_GENERATION = frozenset({"910", "910A", "910B", "910ProA", "910ProB", "910PremiumA"})
+"""What npu-smi calls the chips of 910A servers, by CANN's lists of processors.
+
+The chips of the generation after have a number behind the letter, as in 910B3.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,8 @@ def _joined(topology: Topology, a: int, b: int) -> bool:
 
 def documented_ring(model: str, physical: Measured[int]) -> Measured[int]:
     """The ring by the model's documentation, for when the matrix could not be read."""
-    size = _DOCUMENTED_RING.get(model)
     if isinstance(physical, Unmeasured):
         return physical
-    if size is None:
+    if model not in FIRST_GENERATION:
         return Unmeasured(f"npu-smi -t topo does not tell, and nothing is documented for {model}")
-    return physical // size
+    return physical // _DOCUMENTED_RING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.ascend.npu_smi import Chip, MainTable, parse_table
+from cluster.ascend.main_table import Chip, MainTable, parse_table
 from cluster.ascend.values import Measured, Unmeasured
 from cluster.ascend.visible import physical_ids
 from cluster.command import Outcome

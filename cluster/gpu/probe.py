@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,13 +15,13 @@ from cluster.gpu.assemble import assemble, bus_id
 from cluster.gpu.kernel_log import read_xids
 from cluster.gpu.report import GpuNodeReport
 from cluster.gpu.transcript import Transcript, parse
-from cluster.measured import Measured, Unmeasured
+from cluster.kernel_text import content, numa_node_of
+from cluster.measured import Measured
 
 BUDGET_SECONDS = 30.0
 """A node of 8 GPUs whose driver is not kept loaded takes some seconds for each."""
 
 _GRACE_SECONDS = 5
-_MAX_FILE = 1 << 12
 
 
 def probe(
@@ -62,18 +61,8 @@ def _numa_nodes(root: Path, said: Transcript) -> dict[str, Measured[int]]:
             address = bus_id(text)
         except (TypeError, ValueError):
             continue
-        found[address] = _numa(root, address)
+        found[address] = numa_node_of(root, address)
     return found
-
-
-def _numa(root: Path, address: str) -> Measured[int]:
-    """The NUMA node of a PCIe device; the kernel writes -1 where it knows none."""
-    text = _read(root / "sys/bus/pci/devices" / address / "numa_node")
-    if isinstance(text, Unmeasured):
-        return text
-    if re.fullmatch(r"[0-9]{1,4}", text.strip()):
-        return int(text)
-    return Unmeasured(f"the kernel names no NUMA node for {address}: {text.strip()[:20]!r}")
 
 
 def _names(root: Path, said: Transcript) -> dict[int, str]:
@@ -82,20 +71,13 @@ def _names(root: Path, said: Transcript) -> dict[int, str]:
         row[0]
         for use in ("compute", "graphics")
         for listed in _answers(said, use)
+        if isinstance(listed, list)
         for row in listed
-        if isinstance(row[0], int)
+        if isinstance(row, list) and row and isinstance(row[0], int)
     }
-    texts = {pid: _read(root / "proc" / str(pid) / "comm") for pid in pids}
+    texts = {pid: content(root / "proc" / str(pid) / "comm") for pid in pids}
     return {pid: text.strip() for pid, text in texts.items() if isinstance(text, str)}
 
 
 def _answers(said: Transcript, asked: str) -> list[Any]:
     return [value for (_, question), value in said.answers.items() if question == asked]
-
-
-def _read(path: Path) -> Measured[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(_MAX_FILE)
-    except OSError as error:
-        return Unmeasured(f"{path}: {error.strerror}")

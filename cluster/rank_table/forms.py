@@ -67,7 +67,7 @@ class _Reader:
             self._server(fields, path) for path, fields in self._items(document, "server_list", "")
         )
         if "server_count" in document:
-            self._count(document, "server_count", "", len(servers), "RT124", "servers")
+            self._count(document, "server_count", "", len(servers), "RT124")
         else:
             self._findings.add("RT123", "server_count", "nothing")
         return Draft(version, servers, self._pods(document, version), self._whole)
@@ -77,7 +77,7 @@ class _Reader:
         self._known(document, "", _OLD_TABLE)
         self._status(document)
         groups = self._items(document, "group_list", "")
-        self._count(document, "group_count", "", len(groups), "RT126", "groups")
+        self._count(document, "group_count", "", len(groups), "RT126")
         listed = [server for path, group in groups for server in self._group(group, path)]
         servers: dict[str | None, DraftServer] = {}
         for server in listed:
@@ -134,8 +134,8 @@ class _Reader:
         listed = self._items(group, "instance_list", path)
         servers = [self._instance(fields, place) for place, fields in listed]
         devices = sum(len(server.devices) for server in servers)
-        self._count(group, "instance_count", path, len(servers), "RT126", "instances")
-        self._count(group, "device_count", path, devices, "RT126", "devices")
+        self._count(group, "instance_count", path, len(servers), "RT126")
+        self._count(group, "device_count", path, devices, "RT126")
         return servers
 
     def _instance(self, fields: Object, path: str) -> DraftServer:
@@ -202,12 +202,10 @@ class _Reader:
             if name in fields:
                 self.text(fields, name, path)
 
-    def _count(
-        self, fields: Object, name: str, path: str, number: int, code: str, what: str
-    ) -> None:
+    def _count(self, fields: Object, name: str, path: str, number: int, code: str) -> None:
         said = self._number(fields, name, path, required=False)
         if said is not None and said != number:
-            self._findings.add(code, _at(path, name), f"{said}, but {number} {what} are listed")
+            self._findings.add(code, _at(path, name), f"{said}, listed: {number}")
 
     def _known(self, fields: Object, path: str, names: tuple[str, ...]) -> None:
         for name in fields:

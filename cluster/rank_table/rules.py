@@ -3,8 +3,9 @@
 Taken from HCCL's and MindCluster's documents and sources; no table was ever given to a real HCCL.
 `seen` is what a job would show by those sources, empty where they do not say: contents are EI0014
 and missing fields EI0017 in sources of 2025, both EI0004 in those of 2024. Which release changed it
-is not known. Nor is it whether HCCL on 910A itself refuses the counts and rings of RT206 and RT207:
-its parser does not, the ModelZoo's tools and MindCluster's scheduler do. Codes stay what they are.
+is not known. Nor is it whether HCCL itself refuses the counts and rings of RT206 and RT207 on 910A,
+and the half pairs of RT208 on A3: its parser does not, the ModelZoo's tools and MindCluster's
+scheduler do. Codes stay what they are.
 Those from RT601 need the report of a node, and are silent without.
 """
 
@@ -56,7 +57,7 @@ _ERROR = Levels(_E, _E, _E, _E)
 _WARNING = Levels(_W, _W, _W, _W)
 _NOT_A3 = Levels(_W, _W, _W, None)
 _ONLY_910A = Levels(_W, _E, None, None)
-_ONLY_A3 = Levels(None, None, None, _W)
+_ONLY_A3 = Levels(None, None, None, _E)
 _LEGACY = Levels(_W, _W, _E, _E)
 _PODS = Levels(None, _E, _E, None)
 
@@ -172,7 +173,8 @@ _ROWS: tuple[tuple[str, str, Levels, str, str, str], ...] = (
      "On 910A devices 0-3 and 4-7 are rings; fewer than 8 must lie in one, or the job may fail.",
      "Take the devices of one ring, or all eight.", ""),
     ("RT208", "one die of a pair", _ONLY_A3,
-     "A3 devices come in pairs on one module (0 and 1, 2 and 3, …), given out together.",
+     "A3 devices come in pairs on one module (0 and 1, 2 and 3, …), given out together; only a "
+     "job of one device has one alone.",
      "Use both dies of a module.", ""),
     ("RT211", "no device has this id", _ERROR,
      "Ids go from 0 to 15 in HCCL of 2024; newer ones ask the driver, and no larger server is "

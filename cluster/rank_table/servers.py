@@ -60,10 +60,11 @@ def devices(draft: Draft) -> Iterator[Found]:
 
 def choices(draft: Draft) -> Iterator[Found]:
     """Which devices of a server are used together."""
+    several = sum(len(server.devices) for server in draft.servers) > 1
     for server in draft.servers:
-        used = {device.device_id for device in server.devices}
+        used = [device.device_id for device in server.devices]
         known = {number for number in used if number is not None}
-        if not known or None in used:
+        if not known or len(known) < len(used):
             continue
         text = ", ".join(map(str, sorted(known)))
         if max(known) <= _HIGHEST_910A:
@@ -71,7 +72,8 @@ def choices(draft: Draft) -> Iterator[Found]:
                 yield "RT206", server.path, f"{len(known)} devices: {text}"
             if len(known) < 2 * _RING and len({number // _RING for number in known}) > 1:
                 yield "RT207", server.path, text
-        if alone := sorted(n for n in known if n <= _HIGHEST and n ^ 1 not in known):
+        alone = sorted(n for n in known if n <= _HIGHEST and n ^ 1 not in known)
+        if alone and several:
             yield "RT208", server.path, f"{', '.join(map(str, alone))} alone"
 
 

@@ -23,6 +23,8 @@ _FREE, _RESERVED, _MANY = "·", "i", "#"
 _NAMES = {DeviceKind.ASCEND: "NPU", DeviceKind.GPU: "GPU"}
 _NARROWEST = 16
 """Columns that a row of cores keeps, however narrow the terminal."""
+_LONGEST = 16
+"""Columns of a list of cores; room for two runs of three digits."""
 
 
 def facts(
@@ -135,10 +137,16 @@ def _head(node: Facts) -> str:
         parts.append(f"{kind} {format_cpu_list(int(name.partition(' ')[2]) for name in names)}")
     layers = max((len(core["cpus"]) for core in node["cores"]), default=0)
     threads = (
-        format_cpu_list(core["cpus"][layer] for core in node["cores"] if len(core["cpus"]) > layer)
+        _brief([core["cpus"][layer] for core in node["cores"] if len(core["cpus"]) > layer])
         for layer in range(layers)
     )
     return f"{' · '.join(parts)} │ cores {'+'.join(threads)}"
+
+
+def _brief(cpus: Sequence[int]) -> str:
+    """A list of CPUs; one with many holes as how many of which there are."""
+    text = format_cpu_list(cpus)
+    return text if len(text) <= _LONGEST else f"{len(cpus)} of {min(cpus)}-{max(cpus)}"
 
 
 def _row(head: str, signs: Sequence[str], digits: int, width: int) -> list[str]:
@@ -177,7 +185,8 @@ def _legend(told: Facts, letters: dict[tuple[int, ...], str], signs: set[str]) -
         if sign in signs:
             parts.append(f"{sign}: {meaning}")
     memory = [
-        f"ranks {format_cpu_list(group['ranks'])} from NUMA {format_cpu_list(group['numa'])}"
+        f"{'rank' if len(group['ranks']) == 1 else 'ranks'} {format_cpu_list(group['ranks'])} "
+        f"from NUMA {format_cpu_list(group['numa'])}"
         for group in told["memory"]
     ]
     return ["; ".join(parts), *([f"memory: {'; '.join(memory)}"] if memory else [])]
