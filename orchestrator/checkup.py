@@ -49,12 +49,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Node:
-    """What there is to check. `simulated` as in Found; `missing`: the kind cannot be looked for."""
+    """What there is to check. `simulated` as in Found.
+
+    `missing`: nothing of the kind can be looked for here; `silent`: there may be devices, but
+    whoever knows of them did not answer.
+    """
 
     kind: DeviceKind
     candidates: tuple[Candidate, ...] = ()
     simulated: str = ""
     missing: str = ""
+    silent: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -97,7 +102,8 @@ def _ascend(environment: Mapping[str, str]) -> Node:
         subject = _subject(device, report.simulated)
         candidates.append(Candidate(subject, results, _kept_out(one, results)))
     notes = tuple(filter(None, [*report.problems, noted]))
-    return Node(DeviceKind.ASCEND, tuple(candidates), report.simulated, notes=notes)
+    silent = "" if report.answered else "; ".join(report.problems)
+    return Node(DeviceKind.ASCEND, tuple(candidates), report.simulated, "", silent, notes)
 
 
 def _kept_out(report: DeviceReport, results: Iterable[Result]) -> str:
@@ -139,7 +145,8 @@ def _cpus() -> tuple[Candidate, ...]:
 def _gpus(environment: Mapping[str, str]) -> Node:
     report = gpu.probe(environment)
     if not report.devices:
-        return Node(DeviceKind.GPU, missing=report.why)
+        missing, silent = ("", report.why) if report.failed else (report.why, "")
+        return Node(DeviceKind.GPU, missing=missing, silent=silent)
     devices, _ = gpus_of(report, LOCAL)
     now = time.time()
     barred = book_for("", environment).barred(devices, now)

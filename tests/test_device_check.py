@@ -72,7 +72,19 @@ def test_nothing_to_check() -> None:
     """Asked for devices that cannot be looked for: exit 1 with the reason; cpu is always there."""
     done = muster("devices", "check", "--kind", "ascend")
     assert done.exit_code == 1 and "npu-smi was not found" in done.stderr
-    assert muster("devices", "check", "--kind", "cpu", "--quick").exit_code == 0
+    looked = muster("devices", "check", "--kind", "cpu", "--quick")
+    assert looked.exit_code == 0 and "nothing was checked" in looked.stdout
+    assert "all well" not in looked.stdout
+
+
+def test_a_driver_that_is_down_is_not_taken_for_a_machine_without_devices(tmp_path: Path) -> None:
+    """Not even its device files are there: exit 1 with the tool's words, not the CPUs in place."""
+    root = rehearsal(tmp_path, 2, "driver-down")
+    for file in (root / "dev").iterdir():
+        file.unlink()
+    done = muster("devices", "check", "--quick", at=root)
+    assert done.exit_code == 1 and done.stdout == ""
+    assert "no ascend device to check: npu-smi info: exit 187" in done.stderr
 
 
 def test_what_is_ill_or_in_use_is_not_tried(tmp_path: Path) -> None:
