@@ -97,7 +97,6 @@ class Controller:
         try:
             self.node.wait_ready(self._pump)
             while True:
-                self._ensure_supervisor()
                 way = self._begin()
                 suspect = self._watch(way)
                 if suspect is None:
@@ -125,7 +124,7 @@ class Controller:
     # -- begin ------------------------------------------------------------------------------
 
     def _ensure_supervisor(self) -> None:
-        """Have one before an attempt is planned; its death between attempts costs none.
+        """Have one before an attempt is begun; its death between attempts costs none.
 
         Tried as often as class `node` has restarts; raises NodeError after that.
         """
@@ -145,6 +144,7 @@ class Controller:
         number = max(self.ledger.attempt, *self.directory.attempts(), 0) + 1
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
+        self._ensure_supervisor()  # devices may have been waited for long
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()
