@@ -81,14 +81,21 @@ class Devices:
             found = self._look()
 
     def faults(self, placement: Placement) -> dict[int, str]:
-        """What the tools say now against devices of a gang that has failed, by rank."""
+        """What the tools say now against devices of a gang that has failed, by rank.
+
+        That they say nothing is told, and is nothing against a device.
+        """
         if self._spec.resources.device.is_slot:
             return {}
         self._seen = None  # what was so before the failure says nothing of it
         try:
             found = self._look()
+            silent = found.silent or found.missing
         except Unstartable as error:
-            return {0: str(error)}
+            silent = str(error)
+        if silent:
+            self._recorder.record("note", f"nobody can say whether the devices are well: {silent}")
+            return {}
         here = {device.key for node in found.inventory.nodes for device in node.devices}
         unwell = {
             a.rank: (a.device.key, found.unwell.get(a.device.key, ""))

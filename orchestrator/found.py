@@ -29,9 +29,9 @@ class Found:
     """An inventory, devices in it that may not be used, and what a reader should know of it.
 
     `withheld`, `unwell` (those of them whose tools call them faulty) and `concerns` go by the
-    device's key, `facts` (for rank tables) by the node's
-    name. `simulated` is the directory of a rehearsal node, `missing` says why devices of the
-    kind that was asked for could not be looked for; both are empty otherwise.
+    device's key, `facts` (for rank tables) by the node's name. `simulated` is the directory of
+    a rehearsal node. `missing` says why devices of the kind that was asked for cannot be looked
+    for, `silent` why there may be some of which nothing could be learnt. Empty otherwise.
     """
 
     inventory: Inventory
@@ -42,6 +42,7 @@ class Found:
     notes: tuple[str, ...] = ()
     simulated: str = ""
     missing: str = ""
+    silent: str = ""
 
     def concerns_of(self, devices: Iterable[Device]) -> list[str]:
         """What may hinder these devices, those that share it named together."""
@@ -130,11 +131,13 @@ def of_report(report: NodeReport, here: Node) -> Found:
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
-        {key: one.why for key, one in named if not one.usable},
+        # Of devices that nothing was said of, nobody says that they are ill.
+        {key: one.why for key, one in named if report.answered and not one.usable},
         {key: one.concerns for key, one in named},
         {here.name: server_facts(report, here.address)},
         tuple(notes),
         report.simulated,
+        silent="" if report.answered else "; ".join(report.problems),
     )
 
 
@@ -151,6 +154,7 @@ def of_gpus(report: GpuNodeReport, here: Node) -> Found:
         {key: one.verdict.why for key, one in named if not one.verdict.usable},
         {key: one.concerns for key, one in named if one.concerns},
         notes=tuple(filter(None, (report.why, *notes, *report.problems))),
+        silent=report.why if report.failed else "",
     )
 
 

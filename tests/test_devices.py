@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from cluster.allocate import Placement
+from cluster.ascend.place import NoSuchNode
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
 from orchestrator.attempt import Unstartable
 from orchestrator.devices import Devices
-from orchestrator.found import Found
+from orchestrator.found import Found, of_report
 from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.states import FailureClass
+from tests.simulated import node as simulated_node
+from tests.simulated import report
 from tests.support_core import job
 
 TWO = """
@@ -30,12 +33,12 @@ resources: {device: ascend, ranks: 2}
 """
 
 
-def found(*ids: int, simulated: str = "/node", **withheld: str) -> Found:
+def found(*ids: int, simulated: str = "/node", silent: str = "", **withheld: str) -> Found:
     """A node with these devices; `withheld` as d1="why"."""
     devices = tuple(Device(DeviceKind.ASCEND, "here", i, fabric=Fabric.MESH) for i in ids)
     node = Node("here", "10.0.0.1", CpuBudget((0, 1, 2, 3)), devices)
     why = {f"here/ascend:{name[1:]}": text for name, text in withheld.items()}
-    return Found(Inventory((node,)), withheld=why, unwell=why, simulated=simulated)
+    return Found(Inventory((node,)), withheld=why, unwell=why, simulated=simulated, silent=silent)
 
 
 class Quiet:
@@ -138,6 +141,31 @@ def test_a_busy_device_is_not_at_fault(bench: Callable[..., Bench]) -> None:
     busy = replace(found(0, 1, d1="in use by python (pid 7)"), unwell={})
     one = bench(found(0, 1), busy)
     assert one.devices.faults(one.placement()) == {}
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        found(silent="npu-smi info: no answer within 5 s"),
+        replace(found(), missing="npu-smi was not found"),
+        NoSuchNode("no rehearsal node there"),
+    ],
+)
+def test_silence_is_no_fault(bench: Callable[..., Bench], now: Found | Exception) -> None:
+    """Tools that do not answer say nothing against a device; that they did not is told."""
+    one = bench(found(0, 1), now)
+    assert one.devices.faults(one.placement()) == {}
+    assert "nobody can say" in one.recorder.events()[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "ill"), [("driver-down", 0), ("hang", 0), ("lost:1", 1), ("hang:1", 1)]
+)
+def test_a_device_is_ill_by_what_was_said_of_it(fault: str, ill: int) -> None:
+    """Of one that npu-smi leaves out, or cannot ask, it has spoken; of none when it is silent."""
+    here = Node("local", "10.0.0.1", CpuBudget((0, 1)))
+    seen = of_report(report(simulated_node("910B3", 2, fault)), here)
+    assert len(seen.unwell) == ill and bool(seen.silent) == (ill == 0)
 
 
 def test_hardware_and_rehearsal_do_not_mix(bench: Callable[..., Bench]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,44 @@ def test_a_run_without_a_spare_device_waits_until_it_is_back(
     [incident] = job.incidents()
     assert (incident["class"], incident["device"]) == ("device", "ascend:2")
     assert places(job, 2) == ["ascend:0", "ascend:1", "ascend:2"]
+
+
+def test_a_supervisor_that_dies_while_devices_are_waited_for_costs_nothing(
+    rehearsal: NodeDirectory, tmp_path: Path
+) -> None:
+    """No attempt is begun without one: the only incident is the device's."""
+    fields = {**ASCEND, "resources": {"device": "ascend", "ranks": 3}}
+    job = worker_job(tmp_path, ranks=3, args={"steps": 20}, checkpoint={"every_steps": 5}, **fields)
+    process = job.start("--drill", "lose-device:2@step:7")
+    try:
+        poll(lambda: "waiting" in job.kinds(), what="it waits")
+        [supervisor] = [e["data"] for e in job.events() if e["kind"] == "supervisor_started"]
+        os.kill(supervisor["pid"], signal.SIGKILL)
+        mend(rehearsal)
+        assert process.wait(120) == 0, job.output()
+    finally:
+        end(process)
+    assert [one["class"] for one in job.incidents()] == ["device"]
+    assert len(attempts(job)) == 2
+
+
+def test_tools_that_hang_after_a_failure_blame_no_device(
+    rehearsal: NodeDirectory, tmp_path: Path
+) -> None:
+    """The failure keeps its class, and the run goes on where it was once they answer."""
+    args = {"steps": 30, "pause": "0.1", "fail": "raise@12"}
+    job = worker_job(tmp_path, args=args, checkpoint={"every_steps": 5}, **ASCEND)
+    process = job.start()
+    try:
+        job.await_step(2)
+        break_node(rehearsal.root, "hang")
+        poll(lambda: "waiting" in job.kinds(), what="it waits")
+        mend(rehearsal)
+        assert process.wait(120) == 0, job.output()
+    finally:
+        end(process)
+    assert [one["class"] for one in job.incidents()] == ["process"]
+    assert places(job, 2) == ["ascend:0", "ascend:1"]
 
 
 def test_limits_wait_bounds_the_wait_for_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
