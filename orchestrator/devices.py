@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cluster.allocate import Placement, Refusal, allocate
 from cluster.ascend.place import NoSuchNode
+from cluster.device_lease import HELD, DeviceLeases
 from orchestrator.attempt import Unstartable
 from orchestrator.found import Found
 from orchestrator.plan import request_for
@@ -50,10 +51,12 @@ class Devices:
         self._pump = pump
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._seen: tuple[float, Found] | None = None
+        self._leases = DeviceLeases()
 
     def close(self) -> None:
-        """Begin no other look."""
+        """Begin no other look, and let other runs have the devices."""
         self._worker.shutdown(wait=False, cancel_futures=True)
+        self._leases.release()
 
     def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
@@ -116,13 +119,22 @@ class Devices:
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
-        chosen = self._allocated(found, {**blamed, **found.withheld})
+        chosen = self._leased(found, {**blamed, **found.withheld})
         if isinstance(chosen, Refusal) and blamed:
-            return self._allocated(found, found.withheld)
+            return self._leased(found, found.withheld)
         return chosen
 
-    def _allocated(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
-        return allocate(found.inventory, request_for(self._spec, withheld))
+    def _leased(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
+        """A placement on devices that no other run has, and none can have now."""
+        while True:
+            chosen = allocate(found.inventory, request_for(self._spec, withheld))
+            if isinstance(chosen, Refusal) or self._spec.resources.device.is_slot:
+                return chosen
+            devices = [assignment.device for assignment in chosen.assignments]
+            taken = self._leases.take(found.simulated, devices)
+            if taken is None:
+                return chosen
+            withheld = {**withheld, taken.key: HELD}
 
     def _look(self) -> Found:
         """What is there now, or was two seconds ago: a stop and the next start look once."""

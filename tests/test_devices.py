@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,11 @@ resources: {device: ascend, ranks: 2}
 """
 
 
-def found(*ids: int, simulated: str = "/node", silent: str = "", **withheld: str) -> Found:
+NODE = f"/node-of-{os.getpid()}"
+"""A rehearsal node whose devices tests of other sessions do not lease."""
+
+
+def found(*ids: int, simulated: str = NODE, silent: str = "", **withheld: str) -> Found:
     """A node with these devices; `withheld` as d1="why"."""
     devices = tuple(Device(DeviceKind.ASCEND, "here", i, fabric=Fabric.MESH) for i in ids)
     node = Node("here", "10.0.0.1", CpuBudget((0, 1, 2, 3)), devices)
@@ -76,9 +81,19 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., Bench]:
-    """Makes one."""
-    return lambda *finds, **more: Bench(tmp_path, *finds, **more)
+def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes one, and ends it."""
+    made: list[Bench] = []
+
+    def make(*finds: Found | Exception, **more: str) -> Bench:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        made.append(Bench(directory, *finds, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.devices.close()
 
 
 def blame(bench: Bench, device: str) -> None:
@@ -98,6 +113,24 @@ def test_a_blamed_device_is_taken_where_there_is_no_other(bench: Callable[..., B
     one = bench(found(0, 1))
     blame(one, "ascend:1")
     assert one.ids() == [0, 1]
+
+
+def test_two_runs_never_have_the_same_device(bench: Callable[..., Bench]) -> None:
+    """Its tools call it free until a rank has opened it; a run that ends gives it back."""
+    one, other, third = (bench(found(0, 1, 2, 3)) for _ in range(3))
+    assert one.ids() == [0, 1] and other.ids() == [2, 3]
+    with pytest.raises(Unstartable, match="held by another run of muster"):
+        third.ids()
+    one.devices.close()
+    assert third.ids() == [0, 1]
+
+
+def test_a_run_that_moves_on_gives_back_what_it_left(bench: Callable[..., Bench]) -> None:
+    """Its next attempt keeps the devices that it goes on with."""
+    one, other = bench(found(0, 1, 2), found(1, 2)), bench(found(0, 1, 2, 3))
+    assert one.ids() == [0, 1]
+    one.devices._seen = None
+    assert one.ids() == [1, 2] and other.ids() == [0, 3]
 
 
 def test_a_first_start_does_not_wait(bench: Callable[..., Bench]) -> None:

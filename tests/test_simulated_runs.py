@@ -138,6 +138,27 @@ def test_tools_that_hang_after_a_failure_blame_no_device(
     assert places(job, 2) == ["ascend:0", "ascend:1"]
 
 
+def test_two_runs_side_by_side_have_devices_of_their_own(
+    rehearsal: NodeDirectory, tmp_path: Path
+) -> None:
+    """The second is refused what the first has, or waits until it has ended."""
+    job = worker_job(tmp_path, args={"steps": 100_000, "pause": "0.1"}, **ASCEND)
+    patient = Job(job.file, tmp_path / "patient")
+    processes = [job.start()]
+    try:
+        job.await_step(1)
+        done = Job(job.file, tmp_path / "refused").run()
+        assert done.code == 1 and "held by another run of muster" in done.text
+        processes.append(patient.start("--set", "limits.wait=5m", "--set", "args.steps=2"))
+        poll(lambda: "waiting" in patient.kinds(), what="the second waits")
+        processes[0].send_signal(signal.SIGTERM)
+        assert processes[1].wait(120) == 0, patient.output()
+    finally:
+        for process in processes:
+            end(process)
+    assert places(patient, 1) == ["ascend:0", "ascend:1"] == places(job, 1)
+
+
 def test_limits_wait_bounds_the_wait_for_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
     """A job that may wait looks again, and ends with the reason when its time is over."""
     break_node(rehearsal.root, "lost:0")
