@@ -136,6 +136,8 @@ def test_a_mistake_leaves_a_node_as_it_was(rehearsal: NodeDirectory) -> None:
     """The good fault before a bad one is not switched on; another model is refused."""
     before = load(rehearsal.file)
     root = str(rehearsal.root)
+    done = muster("devices", "simulate", "--dir", root, "--clear", "hang", "--fault", "lost:99")
+    assert "no such fault is on" in done.stderr and "no device 99" in done.stderr
     done = muster("devices", "simulate", "--dir", root, "--fault", "hang", "--fault", "melt")
     assert done.exit_code == 2
     done = muster("devices", "simulate", "--dir", root, "--model", "910A")
