@@ -97,6 +97,20 @@ def test_what_is_ill_or_in_use_is_not_tried(tmp_path: Path) -> None:
         assert checks["product"]["why"].startswith("not tried: ")
 
 
+def test_a_trial_that_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full /tmp, for one: exit 1 and a line, no traceback."""
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.trials.tempfile.TemporaryFile", full)
+    done = muster("devices", "check", at=rehearsal(tmp_path, 1))
+    assert done.exit_code == 1 and done.stdout == ""
+    assert "the trials cannot be made: [Errno 28] No space left on device" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_slow_and_the_wrong_device_are_found(tmp_path: Path) -> None:
     """Real processes on the CPU backend: each is named, with the command that bars it."""

@@ -56,6 +56,8 @@ def check(
         results = examine(node, os.environ, effort)
     except KeyboardInterrupt:
         fail("stopped; the trials' processes are gone", 130)
+    except OSError as error:
+        fail(f"the trials cannot be made: {error}", EXIT_FAILED)
     document = _document(node, results)
     if as_json:
         print_json({"schema": 1, **document})
