@@ -175,12 +175,12 @@ def test_limits_wait_bounds_the_wait_for_devices(rehearsal: NodeDirectory, tmp_p
 def test_a_first_start_without_devices_is_refused_at_once(
     rehearsal: NodeDirectory, tmp_path: Path
 ) -> None:
-    """Nothing waits unless the job says so, and no attempt was begun."""
+    """Nothing waits unless the job says so, and nothing was begun: no attempt, no Ray."""
     break_node(rehearsal.root, "driver-down")
     job = worker_job(tmp_path, args={"steps": 5}, **ASCEND)
     done = job.run()
     assert done.code == 1
-    assert "attempt" not in job.kinds() and "waiting" not in job.kinds()
+    assert job.kinds() == ["created", "controller", "refused"]
     assert "npu-smi" in done.text
 
 
