@@ -101,6 +101,8 @@ def test_a_variable_that_leads_nowhere(tmp_path: Path) -> None:
     """Exit 2, with what to do."""
     done = muster("devices", at=tmp_path)
     assert done.exit_code == 2 and "muster devices simulate" in done.stderr
+    done = muster("devices", at=tmp_path / ("x" * 300))
+    assert done.exit_code == 2 and "File name too long" in done.stderr
 
 
 def test_making_a_node_and_switching_faults(tmp_path: Path) -> None:
