@@ -19,6 +19,7 @@ from cluster.ascend.probe import probe
 from cluster.ascend.report import DeviceReport, codes_of, devices_of
 from cluster.bars import name_of, reasons
 from cluster.device import Device, DeviceKind
+from cluster.device_lease import HELD, DeviceLeases
 from cluster.gpu import probe as gpu
 from cluster.gpu.report import devices_of as gpus_of
 from cluster.measured import Measured, Unmeasured
@@ -162,7 +163,28 @@ def _gpus(environment: Mapping[str, str]) -> Node:
 def examine(node: Node, environment: Mapping[str, str], effort: Effort) -> list[Result]:
     """All results of the node's candidates, those of trials included."""
     told = [result for candidate in node.candidates for result in candidate.results]
-    return told + (_tried(node.candidates, environment, effort) if effort.trials else [])
+    if not effort.trials:
+        return told
+    leases = DeviceLeases()
+    try:
+        return told + _tried(_leased(node, leases), environment, effort)
+    finally:
+        leases.release()
+
+
+def _leased(node: Node, leases: DeviceLeases) -> list[Candidate]:
+    """Those that a run of muster has are kept out; no run takes the others while they are tried."""
+    found: list[Candidate] = []
+    ours: list[Device] = []
+    for one in node.candidates:
+        device = one.subject.device
+        if not one.kept_out and not device.kind.is_slot:
+            if leases.take(node.simulated, [*ours, device]):
+                one = replace(one, kept_out=HELD)
+            else:
+                ours.append(device)
+        found.append(one)
+    return found
 
 
 def _tried(

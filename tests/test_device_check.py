@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.device import Device, DeviceKind
+from cluster.device_lease import DeviceLeases
 from cluster.simulated.directory import VARIABLE, NodeDirectory
 from cluster.simulated.rehearsal import create
 from orchestrator.processes import descendants, marked, mentioning
@@ -95,6 +97,19 @@ def test_what_is_ill_or_in_use_is_not_tried(tmp_path: Path) -> None:
     for checks in json.loads(done.stdout)["devices"].values():
         assert checks["product"]["verdict"] == "not measured"
         assert checks["product"]["why"].startswith("not tried: ")
+
+
+def test_devices_of_a_run_are_not_tried(tmp_path: Path) -> None:
+    """Its ranks may not have opened them yet: then no tool shows them in use."""
+    root = rehearsal(tmp_path, 1)
+    leases = DeviceLeases()
+    assert leases.take(str(root), [Device(DeviceKind.ASCEND, "here", 0)]) is None
+    try:
+        done = muster("devices", "check", at=root)
+    finally:
+        leases.release()
+    assert done.exit_code == 1
+    assert "product: not tried: held by another run of muster" in done.stdout
 
 
 def test_a_trial_that_cannot_be_started_is_told(
