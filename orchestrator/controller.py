@@ -123,7 +123,7 @@ class Controller:
 
     # -- begin ------------------------------------------------------------------------------
 
-    def _ensure_supervisor(self) -> None:
+    def _ensure_supervisor(self, found: Found) -> None:
         """Have one before an attempt is begun; its death between attempts costs none.
 
         The first comes up with Ray. Another is tried as often as class `node` has restarts;
@@ -131,7 +131,7 @@ class Controller:
         """
         if not self._came_up:
             self._came_up = True
-            return self.node.wait_ready(self._pump)
+            return self.node.bring_up(found, self._pump)
         tries = (self.spec.restart.budgets[FailureClass.NODE] or 0) + 1
         while not self.node.supervised:
             tries -= 1
@@ -148,7 +148,7 @@ class Controller:
         number = max(self.ledger.attempt, *self.directory.attempts(), 0) + 1
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
-        self._ensure_supervisor()  # needed only now; devices may have been waited for long
+        self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()
