@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ MAX_OUTPUT = 1 << 20
 """Bytes of stdout and stderr together; a tool that prints more is stopped."""
 
 _LEAVE = 1.0
+_NOTICE = 0.1
+_GIVEN_UP = "given up, for who asked is ending"
+_leaving = threading.Event()
 # Nothing that a tool prints may move the cursor of whoever reads a report.
 _HARMLESS = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t\r"}
 _HARMLESS[ord("\r")] = ""
@@ -31,6 +35,14 @@ class Outcome:
     timed_out: bool = False
 
 
+def leave() -> None:
+    """End the commands that run in this process, and start no others: it is about to end.
+
+    Threads that wait for a tool would keep it for as long as the tool may take.
+    """
+    _leaving.set()
+
+
 def run(argv: Sequence[str], *, timeout: float) -> Outcome:
     """Run a command to its end, at most `timeout` seconds; never raises for what it does.
 
@@ -39,6 +51,8 @@ def run(argv: Sequence[str], *, timeout: float) -> Outcome:
     name = " ".join([os.path.basename(argv[0]), *argv[1:]])
     if timeout <= 0:
         return Outcome("", f"{name}: not asked, the time for all questions was up", timed_out=True)
+    if _leaving.is_set():
+        return Outcome("", f"{name}: {_GIVEN_UP}")
     try:
         process = subprocess.Popen(
             list(argv),
@@ -64,7 +78,9 @@ def _follow(process: subprocess.Popen[bytes], name: str, timeout: float) -> Outc
         selector.register(process.stdout, selectors.EVENT_READ, 1)
         selector.register(process.stderr, selectors.EVENT_READ, 2)
         while selector.get_map():
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            ready = selector.select(max(0.0, min(_NOTICE, deadline - time.monotonic())))
+            if _leaving.is_set():
+                return Outcome("", f"{name}: {_GIVEN_UP}")
             if not ready and time.monotonic() >= deadline:
                 why = f"{name}: no answer within {timeout:.3g} s"
                 return Outcome(_text(said[1]), why, timed_out=True)

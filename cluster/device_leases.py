@@ -14,6 +14,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
 from cluster.device import Device
@@ -23,24 +24,31 @@ _HOLDER = re.compile(r"@(muster-device-\S+)=(\d+)$", re.MULTILINE)
 
 
 class Leases:
-    """The devices that this process holds. `scope` is the rehearsal node, empty for hardware."""
+    """The devices that this process holds for one purpose."""
 
-    def __init__(self, scope: str = "") -> None:
-        self._scope = scope
+    def __init__(self) -> None:
         self._held: dict[str, tuple[socket.socket, socket.socket]] = {}
 
-    def take(self, devices: Iterable[Device]) -> dict[str, str]:
+    def take(self, devices: Iterable[Device], scope: str = "") -> dict[str, str]:
         """Hold these devices, and none else any more.
 
-        Returns who holds some of them already, by key; what is held stays as it was then.
+        Returns who holds some of them already, by key; what is held stays as it was then. `scope`
+        is the rehearsal node that they are of, empty for hardware. They are asked for by index:
+        of two runs that want the same devices one gets them. Raises OSError.
         """
-        wanted = {_name(device, self._scope): device for device in devices}
-        new = {name: _bound(name) for name in wanted.keys() - self._held.keys()}
-        taken = [name for name, sockets in new.items() if sockets is None]
-        got = {name: sockets for name, sockets in new.items() if sockets is not None}
+        wanted = {_name(d, scope): d for d in sorted(devices, key=attrgetter("index"))}
+        got: dict[str, tuple[socket.socket, socket.socket]] = {}
+        taken: list[str] = []
+        for name in wanted:
+            sockets = None if name in self._held else _bound(name)
+            if sockets is not None:
+                got[name] = sockets
+            elif name not in self._held:
+                taken.append(name)
         if taken:
             _close(got)
-            return {wanted[name].key: _by(_holders().get(name)) for name in taken}
+            holders = _holders()
+            return {wanted[name].key: _by(holders.get(name)) for name in taken}
         _close({name: self._held.pop(name) for name in self._held.keys() - wanted.keys()})
         self._held |= got
         return {}

@@ -51,12 +51,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Node:
-    """What there is to check. `simulated` as in Found; `missing`: the kind cannot be looked for."""
+    """What there is to check. `simulated` as in Found.
+
+    `missing`: nothing of the kind can be looked for here; `silent`: there may be devices, but
+    whoever knows of them did not answer.
+    """
 
     kind: DeviceKind
     candidates: tuple[Candidate, ...] = ()
     simulated: str = ""
     missing: str = ""
+    silent: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -99,7 +104,8 @@ def _ascend(environment: Mapping[str, str]) -> Node:
         subject = _subject(device, report.simulated)
         candidates.append(Candidate(subject, results, _kept_out(one, results)))
     notes = tuple(filter(None, [*report.problems, noted]))
-    return Node(DeviceKind.ASCEND, tuple(candidates), report.simulated, notes=notes)
+    silent = "" if report.answered else "; ".join(report.problems)
+    return Node(DeviceKind.ASCEND, tuple(candidates), report.simulated, "", silent, notes)
 
 
 def _kept_out(report: DeviceReport, results: Iterable[Result]) -> str:
@@ -141,7 +147,8 @@ def _cpus() -> tuple[Candidate, ...]:
 def _gpus(environment: Mapping[str, str]) -> Node:
     report = gpu.probe(environment)
     if not report.devices:
-        return Node(DeviceKind.GPU, missing=report.why)
+        missing, silent = ("", report.why) if report.failed else (report.why, "")
+        return Node(DeviceKind.GPU, missing=missing, silent=silent)
     devices, _ = gpus_of(report, LOCAL)
     now = time.time()
     barred = book_for("", environment).barred(devices, now)
@@ -166,14 +173,14 @@ def examine(node: Node, environment: Mapping[str, str], effort: Effort) -> list[
 @contextmanager
 def _held(node: Node) -> Iterator[tuple[Candidate, ...]]:
     """The candidates, held against runs while they are tried; those of a run are kept out."""
-    leases = Leases(node.simulated)
+    leases = Leases()
     able = {
         one.subject.device.key: one.subject.device for one in node.candidates if not one.kept_out
     }
     counted = {} if node.kind.is_slot else able
     try:
-        busy = leases.take(counted.values())
-        leases.take(device for key, device in counted.items() if key not in busy)
+        busy = leases.take(counted.values(), node.simulated)
+        leases.take((d for key, d in counted.items() if key not in busy), node.simulated)
         yield tuple(
             replace(one, kept_out=busy.get(one.subject.device.key, one.kept_out))
             for one in node.candidates

@@ -81,6 +81,7 @@ class Controller:
         )
         self._judge = Judge(self.spec, self._recorder, self._keeper)
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump)
+        self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
@@ -95,9 +96,7 @@ class Controller:
     def run(self) -> Outcome:
         """One attempt after another until the job has ended; the journal knows why."""
         try:
-            self.node.wait_ready(self._pump)
             while True:
-                self._ensure_supervisor()
                 way = self._begin()
                 suspect = self._watch(way)
                 if suspect is None:
@@ -124,11 +123,15 @@ class Controller:
 
     # -- begin ------------------------------------------------------------------------------
 
-    def _ensure_supervisor(self) -> None:
-        """Have one before an attempt is planned; its death between attempts costs none.
+    def _ensure_supervisor(self, found: Found) -> None:
+        """Have one before an attempt is begun; its death between attempts costs none.
 
-        Tried as often as class `node` has restarts; raises NodeError after that.
+        The first comes up with Ray. Another is tried as often as class `node` has restarts;
+        raises NodeError after that.
         """
+        if not self._came_up:
+            self._came_up = True
+            return self.node.bring_up(found, self._pump)
         tries = (self.spec.restart.budgets[FailureClass.NODE] or 0) + 1
         while not self.node.supervised:
             tries -= 1
@@ -145,6 +148,7 @@ class Controller:
         number = max(self.ledger.attempt, *self.directory.attempts(), 0) + 1
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
+        self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()

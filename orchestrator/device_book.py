@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cluster.bars import Bar, Episode, escalate, observe, reasons, renew
 from cluster.device import Device, Node
-from orchestrator.layout import device_book, lock_beside, write_json
+from orchestrator.layout import HOME_VARIABLE, device_book, lock_beside, write_json
 
 _T = TypeVar("_T", Bar, Episode)
 _MAX_BYTES = 1 << 22
@@ -110,6 +110,7 @@ class DeviceBook:
         return tuple(new)
 
     def _change(self, change: Callable[[_Pages], _Pages]) -> None:
+        self._found()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             before = self._read()
@@ -135,7 +136,16 @@ class DeviceBook:
                     time.sleep(0.01)
             yield
 
+    def _found(self) -> None:
+        """Raises BadBook where nobody can say where the book lies."""
+        if not self.path.is_absolute():
+            raise BadBook(
+                f"{self.path}: there is no such home directory, so nobody knows what is barred; "
+                f"set {HOME_VARIABLE} to a directory of this machine"
+            )
+
     def _read(self) -> _Pages:
+        self._found()
         try:
             with open(self.path, "rb") as file:
                 data = file.read(_MAX_BYTES + 1)

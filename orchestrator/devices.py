@@ -15,7 +15,7 @@ from cluster.allocate import Placement, Refusal, allocate
 from cluster.ascend.place import NoSuchNode
 from cluster.device_leases import Leases
 from orchestrator.attempt import Unstartable
-from orchestrator.found import Found, withholding
+from orchestrator.found import Found
 from orchestrator.plan import request_for
 from orchestrator.recorder import Recorder
 from orchestrator.spec import DeviceKind, JobSpec
@@ -51,13 +51,12 @@ class Devices:
         self._pump = pump
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._seen: tuple[float, Found] | None = None
-        self._leases: Leases | None = None
+        self._leases = Leases()
 
     def close(self) -> None:
-        """Begin no other look, and give the devices back: the gang is gone."""
+        """Begin no other look, and let other runs have the devices."""
         self._worker.shutdown(wait=False, cancel_futures=True)
-        if self._leases is not None:
-            self._leases.release()
+        self._leases.release()
 
     def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
@@ -71,12 +70,7 @@ class Devices:
         while True:
             answer = self._choose(found)
             if isinstance(answer, Placement):
-                taken = self._take(answer, found)
-                if not taken:
-                    return Allocation(answer, found)
-                # Another run was faster: chosen anew without what it holds.
-                found = withholding(found, taken)
-                continue
+                return Allocation(answer, found)
             reason = "\n".join((answer.reason, *found.told))
             left = deadline - time.monotonic()
             if left <= 0:
@@ -89,23 +83,22 @@ class Devices:
             self._pass(min(_LOOK_AGAIN, left))
             found = self._look()
 
-    def _take(self, placement: Placement, found: Found) -> dict[str, str]:
-        """Hold the devices for this run, or tell who does."""
-        if self._spec.resources.device.is_slot:
-            return {}
-        if self._leases is None:
-            self._leases = Leases(found.simulated)
-        return self._leases.take(assignment.device for assignment in placement.assignments)
-
     def faults(self, placement: Placement) -> dict[int, str]:
-        """What the tools say now against devices of a gang that has failed, by rank."""
+        """What the tools say now against devices of a gang that has failed, by rank.
+
+        That they say nothing is told, and is nothing against a device.
+        """
         if self._spec.resources.device.is_slot:
             return {}
         self._seen = None  # what was so before the failure says nothing of it
         try:
             found = self._look()
+            silent = found.silent or found.missing
         except Unstartable as error:
-            return {0: str(error)}
+            silent = str(error)
+        if silent:
+            self._recorder.record("note", f"nobody can say whether the devices are well: {silent}")
+            return {}
         here = {device.key for device in found.devices}
         unwell = {
             a.rank: (a.device.key, found.unwell.get(a.device.key, ""))
@@ -126,13 +119,22 @@ class Devices:
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
-        chosen = self._allocated(found, {**blamed, **found.withheld})
+        chosen = self._leased(found, {**blamed, **found.withheld})
         if isinstance(chosen, Refusal) and blamed:
-            return self._allocated(found, found.withheld)
+            return self._leased(found, found.withheld)
         return chosen
 
-    def _allocated(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
-        return allocate(found.inventory, request_for(self._spec, withheld))
+    def _leased(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
+        """A placement on devices that no other run has, and none can have now."""
+        while True:
+            chosen = allocate(found.inventory, request_for(self._spec, withheld))
+            if isinstance(chosen, Refusal) or self._spec.resources.device.is_slot:
+                return chosen
+            devices = [assignment.device for assignment in chosen.assignments]
+            taken = self._leases.take(devices, found.simulated)
+            if not taken:
+                return chosen
+            withheld = {**withheld, **taken}
 
     def _look(self) -> Found:
         """What is there now, or was two seconds ago: a stop and the next start look once."""

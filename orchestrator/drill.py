@@ -119,9 +119,12 @@ def inject(fault: Fault, target: Target) -> None:
 def _signal_rank(number: int) -> Callable[[Fault, Target], None]:
     def send(fault: Fault, target: Target) -> None:
         pid = target.pids.get(fault.rank if fault.rank is not None else -1)
-        if pid is None:
-            raise FaultError(f"rank {fault.rank} has no process now")
-        os.kill(pid, number)
+        try:
+            if pid is None:
+                raise ProcessLookupError
+            os.kill(pid, number)
+        except ProcessLookupError:
+            raise FaultError(f"rank {fault.rank} has no process now") from None
 
     return send
 
@@ -137,7 +140,7 @@ def _break_device(kind: str) -> Callable[[Fault, Target], None]:
             raise FaultError("only a rehearsal node's devices can be broken on purpose")
         try:
             rehearsal.break_node(Path(target.simulated), f"{kind}:{device}")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise FaultError(str(error)) from error
         _signal_rank(signal.SIGKILL)(fault, target)
 
@@ -145,9 +148,12 @@ def _break_device(kind: str) -> Callable[[Fault, Target], None]:
 
 
 def _kill_supervisor(_: Fault, target: Target) -> None:
-    if target.supervisor is None:
-        raise FaultError("the run has no supervisor now")
-    os.kill(target.supervisor, signal.SIGKILL)
+    try:
+        if target.supervisor is None:
+            raise ProcessLookupError
+        os.kill(target.supervisor, signal.SIGKILL)
+    except ProcessLookupError:
+        raise FaultError("the run has no supervisor now") from None
 
 
 def _kill_ray(_: Fault, target: Target) -> None:

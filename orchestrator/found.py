@@ -31,8 +31,8 @@ class Found:
 
     `withheld`, `unwell` (those of them whose tools call them faulty) and `concerns` go by the
     device's key, `facts` (for rank tables) by the node's name. `simulated` is the directory of
-    a rehearsal node, `missing` says why devices of the kind that was asked for could not be
-    looked for; both are empty otherwise.
+    a rehearsal node. `missing` says why devices of the kind that was asked for cannot be looked
+    for, `silent` why there may be some of which nothing could be learnt. Empty otherwise.
     """
 
     inventory: Inventory
@@ -43,6 +43,7 @@ class Found:
     notes: tuple[str, ...] = ()
     simulated: str = ""
     missing: str = ""
+    silent: str = ""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -139,11 +140,13 @@ def of_report(report: NodeReport, here: Node) -> Found:
     return Found(
         Inventory((replace(here, devices=devices),)),
         withheld,
-        {key: one.why for key, one in named if not one.usable},
+        # Of devices that nothing was said of, nobody says that they are ill.
+        {key: one.why for key, one in named if report.answered and not one.usable},
         {key: one.concerns for key, one in named},
         {here.name: server_facts(report, here.address)},
         notes if report.simulated else (),
         report.simulated,
+        silent="" if report.answered else "; ".join(report.problems),
     )
 
 
@@ -159,6 +162,7 @@ def of_gpus(report: GpuNodeReport, here: Node) -> Found:
         {key: one.verdict.why for key, one in named if not one.verdict.usable},
         {key: one.concerns for key, one in named if one.concerns},
         notes=tuple(filter(None, (report.why, *report.problems))),
+        silent=report.why if report.failed else "",
     )
 
 

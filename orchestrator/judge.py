@@ -58,8 +58,9 @@ class Judge:
             device_fault="; ".join(device_faults.values()),
         )
         finding = classify(found, self._spec.restart.rules)
+        blamed = suspect
         if finding.failure.blames_device:
-            suspect = _blame_device(suspect, device_faults)
+            blamed = _blame_device(suspect, device_faults)
         if found.bad_checkpoint and way.chosen is not None:
             # It verified, but a rank could not load it: never offer it again.
             self._keeper.quarantine(Broken(way.chosen.path, way.chosen.step, found.error_message))
@@ -69,7 +70,7 @@ class Judge:
         document = incident.opened(
             job=self._spec.name,
             attempt=self._recorder.ledger.attempt,
-            suspect=suspect,
+            suspect=blamed,
             finding=finding,
             evidence=evidence.describe(suspect, found, view),
             gang=way.gang,
@@ -77,7 +78,7 @@ class Judge:
             fault_source=source,
             seen_at=seen_at,
         )
-        self._recorder.record("failure", _headline(suspect, finding), **document)
+        self._recorder.record("failure", _headline(blamed, finding), **document)
         return self._decide(finding)
 
     def note_recovered(self, way: UnderWay) -> None:
@@ -138,7 +139,10 @@ def _blame_device(suspect: Suspect, faults: Mapping[int, str]) -> Suspect:
     if not faults:
         return suspect
     rank = min(faults, key=lambda rank: (rank != suspect.rank, rank))
-    return replace(suspect, rank=rank, cause=f"{faults[rank]}; {suspect.cause}")
+    seen = suspect.cause
+    if suspect.rank not in (None, rank):
+        seen = f"rank {suspect.rank}: {seen}"
+    return replace(suspect, rank=rank, cause=f"{faults[rank]}; {seen}")
 
 
 def _headline(suspect: Suspect, finding: Finding) -> str:

@@ -214,11 +214,17 @@ class Spool:
 
 
 def device_book(simulated: str, environment: Mapping[str, str]) -> Path:
-    """The record of this machine's devices, or of those of the rehearsal node in `simulated`."""
+    """The record of this machine's devices, or of those of the rehearsal node in `simulated`.
+
+    A relative path, which begins with `~`, where there is no such home directory.
+    """
     if simulated:
         return Path(simulated) / "devices.json"
-    home = environment.get(HOME_VARIABLE) or str(Path.home() / ".muster")
-    return Path(home).expanduser().absolute() / "devices.json"
+    book = Path(environment.get(HOME_VARIABLE) or "~/.muster") / "devices.json"
+    try:
+        return book.expanduser().absolute()
+    except RuntimeError:
+        return book
 
 
 def lock_beside(path: Path) -> Path:

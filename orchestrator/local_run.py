@@ -96,14 +96,12 @@ def _drive(
 ) -> Outcome:
     epoch, run_id = _enter(directory, by_hand=by_hand)
     _own(spool, directory, run_id)
-    find = partial(find_nodes, spec.resources.device, os.environ)
     node = LocalNode(
         job=spec.name,
         run_id=run_id,
         epoch=epoch,
         directory=directory,
         spool=spool,
-        find=find,
         environment=os.environ,
     )
     controller = Controller(
@@ -111,7 +109,7 @@ def _drive(
         directory=directory,
         spool=spool,
         node=node,
-        find=find,
+        find=partial(find_nodes, spec.resources.device, os.environ),
         environment=os.environ,
         watcher=watcher,
         faults=list(faults),
@@ -122,7 +120,6 @@ def _drive(
     )
     with _interruptible(controller):
         try:
-            node.bring_up()
             return controller.run()
         finally:
             node.close()

@@ -10,17 +10,14 @@ import json
 import selectors
 import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 
 from cluster.allocate import Placement
-from cluster.ascend.place import NoSuchNode
-from cluster.device import DeviceKind
 from cluster.ports import PortLease
 from cluster.ray_client import Start
 from cluster.reservation import resources_of
 from orchestrator import processes
-from orchestrator.found import Found, find_nodes
+from orchestrator.found import Found
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message, listen
@@ -35,10 +32,7 @@ _CLEAR_TIMEOUT = 5.0
 
 
 class LocalNode:
-    """Ray and the supervisor of this machine, for one run.
-
-    `find` looks for what Ray is to offer, once, as Ray comes up.
-    """
+    """Ray and the supervisor of this machine, for one run."""
 
     def __init__(
         self,
@@ -48,15 +42,12 @@ class LocalNode:
         epoch: int,
         directory: RunDirectory,
         spool: Spool,
-        find: Callable[[], Found],
         environment: Mapping[str, str],
     ) -> None:
         self._run_id = run_id
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
-        self._find = find
-        self._looking: Future[Found] | None = None
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
@@ -68,25 +59,14 @@ class LocalNode:
 
     # -- coming up --------------------------------------------------------------------------
 
-    def bring_up(self) -> None:
-        """Begin to look for what Ray is to offer; `wait_ready` then has Ray and a supervisor."""
-        worker = ThreadPoolExecutor(1, thread_name_prefix="offer")
-        self._looking = worker.submit(self._found)
-        worker.shutdown(wait=False)
-
-    def _start_ray(self, found: Found) -> None:
+    def bring_up(self, found: Found, pump: Pump) -> None:
+        """Have a Ray that offers what was found, and on it a supervisor. Raises NodeError."""
         [node] = found.inventory.nodes
         simulated = bool(found.simulated)
         resources = resources_of(node, found.withheld, simulated=simulated)
         self._ray.start(self._supervisor(), resources, simulated=simulated)
         self._selector.register(self._ray, selectors.EVENT_READ)
-
-    def _found(self) -> Found:
-        """What Ray can offer; that a rehearsal node is not there is told by the first attempt."""
-        try:
-            return self._find()
-        except NoSuchNode:
-            return find_nodes(DeviceKind.CPU, {})
+        self._wait_ready(pump, _READY_TIMEOUT)
 
     def _supervisor(self) -> Start:
         argv = (
@@ -105,13 +85,10 @@ class LocalNode:
             log=str(self._directory.supervisor_log),
         )
 
-    def wait_ready(self, pump: Pump, timeout: float = _READY_TIMEOUT) -> None:
+    def _wait_ready(self, pump: Pump, timeout: float) -> None:
         """Return when a supervisor has said hello. Raises NodeError."""
         deadline = time.monotonic() + timeout
         while not self.supervised:
-            if self._looking is not None and self._looking.done():
-                looked, self._looking = self._looking, None
-                self._start_ray(looked.result())
             if self._ray.ended:
                 raise NodeError(f"Ray's keeper ended; see {self._directory.ray_log}")
             if time.monotonic() > deadline:
@@ -119,7 +96,7 @@ class LocalNode:
                     f"no supervisor after {timeout:.0f} s; see {self._directory.supervisor_log} "
                     f"and {self._directory.ray_log}"
                 )
-            pump(0.1 if self._looking is None else 0.01)
+            pump(0.1)
 
     @property
     def supervised(self) -> bool:
@@ -129,7 +106,7 @@ class LocalNode:
     def replace_supervisor(self, pump: Pump, timeout: float) -> None:
         """Have Ray start another supervisor after one has died. Raises NodeError."""
         self._ray.start_supervisor(self._supervisor())
-        self.wait_ready(pump, timeout)
+        self._wait_ready(pump, timeout)
 
     def reserve(self, placement: Placement, pump: Pump) -> None:
         """Keep other work of this Ray off the devices of a placement. Raises NodeError."""

@@ -18,6 +18,7 @@ from cluster.simulated.rehearsal import create
 from tests.runs import poll
 from tests.simulated import node
 
+ROOT = Path(__file__).resolve().parent.parent
 FOREVER = "import time; time.sleep(600)"
 
 
@@ -64,6 +65,26 @@ def test_a_command_that_prints_without_end_is_stopped() -> None:
     """The bound on its output holds."""
     _, failure, timed_out = python("while True: print('x' * 65536)")
     assert "printed more than" in failure and not timed_out
+
+
+def test_whoever_is_about_to_end_waits_for_no_tool(tmp_path: Path) -> None:
+    """A thread that asks gets its answer at once, what it ran is gone, and nothing is begun."""
+    pid = tmp_path / "pid"
+    tool = f"import os; open({str(pid)!r}, 'w').write(f'{{os.getpid()}}\\n'); {FOREVER}"
+    program = (
+        "import os, sys, threading, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from cluster import command\n"
+        f"ask = lambda: print(command.run([sys.executable, '-c', {tool!r}], timeout=3600))\n"
+        "threading.Thread(target=ask).start()\n"
+        f"while not (os.path.exists({str(pid)!r}) and open({str(pid)!r}).read().endswith('\\n')):\n"
+        "    time.sleep(0.01)\n"
+        "command.leave()\n"
+        "ask()\n"
+    )
+    text, failure, _ = python(program, timeout=60)
+    assert not failure and text.count("given up") == 2
+    poll(lambda: not _alive(int(pid.read_text())))
 
 
 def _alive(pid: int) -> bool:

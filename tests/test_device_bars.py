@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -109,3 +110,17 @@ def test_where_nothing_can_be_looked_for(tmp_path: Path, monkeypatch: pytest.Mon
     done = muster("devices", "bar", "ascend:5", "--why", "x")
     assert done.exit_code == 0 and "not looked for: npu-smi was not found" in done.stderr
     assert json.loads((tmp_path / "home" / "devices.json").read_text())["bars"]
+
+
+def test_a_full_disk_is_told_with_the_file(
+    rehearsal: NodeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel says of a write names no file: the book's is named."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.device_book.write_json", full)
+    done = muster("devices", "bar", "ascend:0", "--why", "noisy", at=rehearsal.root)
+    assert done.exit_code == 1
+    assert done.stderr == f"{rehearsal.root / 'devices.json'}: No space left on device\n"

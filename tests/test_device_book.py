@@ -153,6 +153,15 @@ def test_a_rehearsal_has_its_own_book(tmp_path: Path) -> None:
     assert book_for("", {}).path == Path.home() / ".muster" / "devices.json"
 
 
+def test_a_home_that_is_not_there_is_told() -> None:
+    """Nobody knows what is barred then: no traceback, no directory named ~ where one stands."""
+    book = book_for("", {"MUSTER_HOME": "~no-such-user/x"})
+    with pytest.raises(BadBook, match="set MUSTER_HOME"):
+        book.bars(NOW)
+    with pytest.raises(BadBook, match="no such home directory"):
+        book.bar(Bar("ascend:0", "noisy", NOW))
+
+
 def test_the_file_is_json_for_others(book: DeviceBook) -> None:
     """A reader needs no muster."""
     book.bar(Bar("ascend:3", "ECC twice", NOW, NOW + 60))

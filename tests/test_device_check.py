@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.device import Device, DeviceKind
+from cluster.device_leases import Leases
 from cluster.simulated.directory import VARIABLE, NodeDirectory
 from cluster.simulated.rehearsal import create
 from orchestrator.processes import descendants, marked, mentioning
@@ -72,7 +74,19 @@ def test_nothing_to_check() -> None:
     """Asked for devices that cannot be looked for: exit 1 with the reason; cpu is always there."""
     done = muster("devices", "check", "--kind", "ascend")
     assert done.exit_code == 1 and "npu-smi was not found" in done.stderr
-    assert muster("devices", "check", "--kind", "cpu", "--quick").exit_code == 0
+    looked = muster("devices", "check", "--kind", "cpu", "--quick")
+    assert looked.exit_code == 0 and "nothing was checked" in looked.stdout
+    assert "all well" not in looked.stdout
+
+
+def test_a_driver_that_is_down_is_not_taken_for_a_machine_without_devices(tmp_path: Path) -> None:
+    """Not even its device files are there: exit 1 with the tool's words, not the CPUs in place."""
+    root = rehearsal(tmp_path, 2, "driver-down")
+    for file in (root / "dev").iterdir():
+        file.unlink()
+    done = muster("devices", "check", "--quick", at=root)
+    assert done.exit_code == 1 and done.stdout == ""
+    assert "no ascend device to check: npu-smi info: exit 187" in done.stderr
 
 
 def test_what_is_ill_or_in_use_is_not_tried(tmp_path: Path) -> None:
@@ -83,6 +97,33 @@ def test_what_is_ill_or_in_use_is_not_tried(tmp_path: Path) -> None:
     for checks in json.loads(done.stdout)["devices"].values():
         assert checks["product"]["verdict"] == "not measured"
         assert checks["product"]["why"].startswith("not tried: ")
+
+
+def test_devices_of_a_run_are_not_tried(tmp_path: Path) -> None:
+    """Its ranks may not have opened them yet: then no tool shows them in use."""
+    root = rehearsal(tmp_path, 1)
+    leases = Leases()
+    assert leases.take([Device(DeviceKind.ASCEND, "here", 0)], str(root)) == {}
+    try:
+        done = muster("devices", "check", at=root)
+    finally:
+        leases.release()
+    assert done.exit_code == 1
+    assert "product: not tried: in use by another run of muster" in done.stdout
+
+
+def test_a_trial_that_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full /tmp, for one: exit 1 and a line, no traceback."""
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.trials.tempfile.TemporaryFile", full)
+    done = muster("devices", "check", at=rehearsal(tmp_path, 1))
+    assert done.exit_code == 1 and done.stdout == ""
+    assert "the trials cannot be made: [Errno 28] No space left on device" in done.stderr
 
 
 @pytest.mark.slow

@@ -22,8 +22,9 @@ HOLD = """
 import sys, time
 from cluster.device import Device, DeviceKind
 from cluster.device_leases import Leases
-leases = Leases(sys.argv[1])
-print(leases.take([Device(DeviceKind.ASCEND, "local", int(i)) for i in sys.argv[2:]]), flush=True)
+devices = [Device(DeviceKind.ASCEND, "local", int(i)) for i in sys.argv[2:]]
+leases = Leases()
+print(leases.take(devices, sys.argv[1]), flush=True)
 time.sleep(600)
 """
 
@@ -56,11 +57,11 @@ def holder(scope: str) -> Iterator[subprocess.Popen[str]]:
 def test_what_another_holds_cannot_be_taken(holder: subprocess.Popen[str], scope: str) -> None:
     """The other is named by its pid, and of a gang of which one is taken nothing is held."""
     told = {"here/ascend:2": f"in use by another run of muster (pid {holder.pid})"}
-    mine = Leases(scope)
-    assert mine.take(devices(2, 3)) == told
+    mine = Leases()
+    assert mine.take(devices(2, 3), scope) == told
     assert held_by_others(devices(2, 3), scope) == told
-    third = Leases(scope)
-    assert third.take(devices(3)) == {}
+    third = Leases()
+    assert third.take(devices(3), scope) == {}
     third.release()
 
 
@@ -68,36 +69,36 @@ def test_the_end_of_a_holder_frees_its_devices(holder: subprocess.Popen[str], sc
     """Also after kill -9: the kernel drops the lease."""
     holder.kill()
     until(lambda: not held_by_others(devices(1, 2), scope), "the lease is dropped")
-    mine = Leases(scope)
-    assert mine.take(devices(1, 2)) == {}
+    mine = Leases()
+    assert mine.take(devices(1, 2), scope) == {}
     mine.release()
 
 
 def test_own_devices_are_kept_and_exchanged(scope: str) -> None:
     """Taking others gives the first back; what stays is not let go of in between."""
-    mine, yours = Leases(scope), Leases(scope)
-    assert mine.take(devices(0, 1)) == {}
+    mine, yours = Leases(), Leases()
+    assert mine.take(devices(0, 1), scope) == {}
     assert held_by_others(devices(0, 1), scope) == {}, "one's own are not another's"
-    assert mine.take(devices(1, 2)) == {}
-    assert yours.take(devices(0)) == {}
-    assert yours.take(devices(0, 1)).keys() == {"here/ascend:1"}
-    assert f"(pid {os.getpid()})" in yours.take(devices(1))["here/ascend:1"]
+    assert mine.take(devices(1, 2), scope) == {}
+    assert yours.take(devices(0), scope) == {}
+    assert yours.take(devices(0, 1), scope).keys() == {"here/ascend:1"}
+    assert f"(pid {os.getpid()})" in yours.take(devices(1), scope)["here/ascend:1"]
     mine.release()
     mine.release()
-    assert yours.take(devices(0, 1, 2)) == {}
+    assert yours.take(devices(0, 1, 2), scope) == {}
     yours.release()
 
 
 def test_a_rehearsal_node_is_not_hardware(scope: str) -> None:
     """Device 0 of one node is not device 0 of another; a GPU is known by its uuid."""
-    one, other = Leases(scope), Leases(scope + "/other")
-    assert one.take(devices(0)) == other.take(devices(0)) == {}
+    one, other = Leases(), Leases()
+    assert one.take(devices(0), scope) == other.take(devices(0), scope + "/other") == {}
     first = Device(DeviceKind.GPU, "here", 0, uuid="GPU-1")
     second = Device(DeviceKind.GPU, "here", 0, uuid="GPU-2")
-    assert one.take([first]) == {}
-    third = Leases(scope)
-    assert third.take([second]) == {}
-    assert third.take([first]).keys() == {"here/gpu:0"}
+    assert one.take([first], scope) == {}
+    third = Leases()
+    assert third.take([second], scope) == {}
+    assert third.take([first], scope).keys() == {"here/gpu:0"}
     for held in (one, other, third):
         held.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from cluster.allocate import Placement
+from cluster.ascend.place import NoSuchNode
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
-from cluster.device_leases import Leases
 from orchestrator.attempt import Unstartable
 from orchestrator.devices import Devices
-from orchestrator.found import Found
+from orchestrator.found import Found, of_report
 from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.states import FailureClass
+from tests.simulated import node as simulated_node
+from tests.simulated import report
 from tests.support_core import job
 
 TWO = """
@@ -31,12 +34,16 @@ resources: {device: ascend, ranks: 2}
 """
 
 
-def found(*ids: int, simulated: str = "/node", **withheld: str) -> Found:
+NODE = f"/node-of-{os.getpid()}"
+"""A rehearsal node whose devices tests of other sessions do not lease."""
+
+
+def found(*ids: int, simulated: str = NODE, silent: str = "", **withheld: str) -> Found:
     """A node with these devices; `withheld` as d1="why"."""
     devices = tuple(Device(DeviceKind.ASCEND, "here", i, fabric=Fabric.MESH) for i in ids)
     node = Node("here", "10.0.0.1", CpuBudget((0, 1, 2, 3)), devices)
     why = {f"here/ascend:{name[1:]}": text for name, text in withheld.items()}
-    return Found(Inventory((node,)), withheld=why, unwell=why, simulated=simulated)
+    return Found(Inventory((node,)), withheld=why, unwell=why, simulated=simulated, silent=silent)
 
 
 class Quiet:
@@ -75,11 +82,13 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Makes one; what it holds is given back."""
+    """Makes one, and ends it."""
     made: list[Bench] = []
 
     def make(*finds: Found | Exception, **more: str) -> Bench:
-        made.append(Bench(tmp_path, *finds, **more))
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        made.append(Bench(directory, *finds, **more))
         return made[-1]
 
     yield make
@@ -104,6 +113,24 @@ def test_a_blamed_device_is_taken_where_there_is_no_other(bench: Callable[..., B
     one = bench(found(0, 1))
     blame(one, "ascend:1")
     assert one.ids() == [0, 1]
+
+
+def test_two_runs_never_have_the_same_device(bench: Callable[..., Bench]) -> None:
+    """Its tools call it free until a rank has opened it; a run that ends gives it back."""
+    one, other, third = (bench(found(0, 1, 2, 3)) for _ in range(3))
+    assert one.ids() == [0, 1] and other.ids() == [2, 3]
+    with pytest.raises(Unstartable, match="in use by another run of muster"):
+        third.ids()
+    one.devices.close()
+    assert third.ids() == [0, 1]
+
+
+def test_a_run_that_moves_on_gives_back_what_it_left(bench: Callable[..., Bench]) -> None:
+    """Its next attempt keeps the devices that it goes on with."""
+    one, other = bench(found(0, 1, 2), found(1, 2)), bench(found(0, 1, 2, 3))
+    assert one.ids() == [0, 1]
+    one.devices._seen = None
+    assert one.ids() == [1, 2] and other.ids() == [0, 3]
 
 
 def test_a_first_start_does_not_wait(bench: Callable[..., Bench]) -> None:
@@ -149,18 +176,29 @@ def test_a_busy_device_is_not_at_fault(bench: Callable[..., Bench]) -> None:
     assert one.devices.faults(one.placement()) == {}
 
 
-def test_a_device_that_another_run_took_meanwhile_is_passed_over(
-    bench: Callable[..., Bench],
-) -> None:
-    """Between the look and the start another run was faster: chosen again, without a new look."""
-    other = Leases("/node")
-    assert other.take([Device(DeviceKind.ASCEND, "here", 0)]) == {}
-    try:
-        one = bench(found(0, 1, 2))
-        assert one.ids() == [1, 2]
-        assert one.looks == 1
-    finally:
-        other.release()
+@pytest.mark.parametrize(
+    "now",
+    [
+        found(silent="npu-smi info: no answer within 5 s"),
+        replace(found(), missing="npu-smi was not found"),
+        NoSuchNode("no rehearsal node there"),
+    ],
+)
+def test_silence_is_no_fault(bench: Callable[..., Bench], now: Found | Exception) -> None:
+    """Tools that do not answer say nothing against a device; that they did not is told."""
+    one = bench(found(0, 1), now)
+    assert one.devices.faults(one.placement()) == {}
+    assert "nobody can say" in one.recorder.events()[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "ill"), [("driver-down", 0), ("hang", 0), ("lost:1", 1), ("hang:1", 1)]
+)
+def test_a_device_is_ill_by_what_was_said_of_it(fault: str, ill: int) -> None:
+    """Of one that npu-smi leaves out, or cannot ask, it has spoken; of none when it is silent."""
+    here = Node("local", "10.0.0.1", CpuBudget((0, 1)))
+    seen = of_report(report(simulated_node("910B3", 2, fault)), here)
+    assert len(seen.unwell) == ill and bool(seen.silent) == (ill == 0)
 
 
 def test_hardware_and_rehearsal_do_not_mix(bench: Callable[..., Bench]) -> None:

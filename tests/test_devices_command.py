@@ -101,6 +101,8 @@ def test_a_variable_that_leads_nowhere(tmp_path: Path) -> None:
     """Exit 2, with what to do."""
     done = muster("devices", at=tmp_path)
     assert done.exit_code == 2 and "muster devices simulate" in done.stderr
+    done = muster("devices", at=tmp_path / ("x" * 300))
+    assert done.exit_code == 2 and "File name too long" in done.stderr
 
 
 def test_making_a_node_and_switching_faults(tmp_path: Path) -> None:
@@ -136,6 +138,8 @@ def test_a_mistake_leaves_a_node_as_it_was(rehearsal: NodeDirectory) -> None:
     """The good fault before a bad one is not switched on; another model is refused."""
     before = load(rehearsal.file)
     root = str(rehearsal.root)
+    done = muster("devices", "simulate", "--dir", root, "--clear", "hang", "--fault", "lost:99")
+    assert "no such fault is on" in done.stderr and "no device 99" in done.stderr
     done = muster("devices", "simulate", "--dir", root, "--fault", "hang", "--fault", "melt")
     assert done.exit_code == 2
     done = muster("devices", "simulate", "--dir", root, "--model", "910A")

@@ -141,6 +141,15 @@ def test_a_hang_stands_still(tmp_path: Path) -> None:
     assert gone(process.pid)
 
 
+@pytest.mark.parametrize("text", ["kill-rank:0", "kill-supervisor"])
+def test_what_has_just_ended_cannot_be_broken(tmp_path: Path, text: str) -> None:
+    """It was there when the drill looked: refused in a sentence."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with pytest.raises(FaultError, match=r"no (process|supervisor) now"):
+        inject(parse(text), target(tmp_path, pids={0: process.pid}, supervisor=process.pid))
+
+
 @pytest.mark.parametrize(
     "text", ["kill-rank:0", "hang-rank:0", "kill-supervisor", "kill-ray", "corrupt-checkpoint"]
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,20 +100,66 @@ def test_a_run_without_a_spare_device_waits_until_it_is_back(
     assert places(job, 2) == ["ascend:0", "ascend:1", "ascend:2"]
 
 
-def test_two_runs_do_not_take_the_same_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
-    """The second is told who has them; when the first has ended it gets them."""
-    (tmp_path / "second").mkdir()
-    first = worker_job(tmp_path, args={"steps": 100_000}, **ASCEND)
-    second = worker_job(tmp_path / "second", args={"steps": 5}, **ASCEND)
-    process = first.start()
+def test_a_supervisor_that_dies_while_devices_are_waited_for_costs_nothing(
+    rehearsal: NodeDirectory, tmp_path: Path
+) -> None:
+    """No attempt is begun without one: the only incident is the device's."""
+    fields = {**ASCEND, "resources": {"device": "ascend", "ranks": 3}}
+    job = worker_job(tmp_path, ranks=3, args={"steps": 20}, checkpoint={"every_steps": 5}, **fields)
+    process = job.start("--drill", "lose-device:2@step:7")
     try:
-        first.await_step(1)
-        done = second.run()
-        assert done.code == 1, done.text
-        assert f"in use by another run of muster (pid {process.pid})" in done.text
+        poll(lambda: "waiting" in job.kinds(), what="it waits")
+        [supervisor] = [e["data"] for e in job.events() if e["kind"] == "supervisor_started"]
+        os.kill(supervisor["pid"], signal.SIGKILL)
+        mend(rehearsal)
+        assert process.wait(120) == 0, job.output()
     finally:
         end(process)
-    assert muster("resume", second.run_dir).code == 0
+    assert [one["class"] for one in job.incidents()] == ["device"]
+    assert len(attempts(job)) == 2
+
+
+def test_tools_that_hang_after_a_failure_blame_no_device(
+    rehearsal: NodeDirectory, tmp_path: Path
+) -> None:
+    """The failure keeps its class, and the run goes on where it was once they answer."""
+    args = {"steps": 30, "pause": "0.1", "fail": "raise@12"}
+    job = worker_job(tmp_path, args=args, checkpoint={"every_steps": 5}, **ASCEND)
+    process = job.start()
+    try:
+        job.await_step(2)
+        break_node(rehearsal.root, "hang")
+        poll(lambda: "waiting" in job.kinds(), what="it waits")
+        mend(rehearsal)
+        assert process.wait(120) == 0, job.output()
+    finally:
+        end(process)
+    assert [one["class"] for one in job.incidents()] == ["process"]
+    assert places(job, 2) == ["ascend:0", "ascend:1"]
+
+
+def test_two_runs_side_by_side_have_devices_of_their_own(
+    rehearsal: NodeDirectory, tmp_path: Path
+) -> None:
+    """The second is refused what the first has, or waits until it has ended."""
+    job = worker_job(tmp_path, args={"steps": 100_000, "pause": "0.1"}, **ASCEND)
+    patient = Job(job.file, tmp_path / "patient")
+    processes = [job.start()]
+    try:
+        job.await_step(1)
+        done = Job(job.file, tmp_path / "refused").run()
+        assert (
+            done.code == 1
+            and f"in use by another run of muster (pid {processes[0].pid})" in done.text
+        )
+        processes.append(patient.start("--set", "limits.wait=5m", "--set", "args.steps=2"))
+        poll(lambda: "waiting" in patient.kinds(), what="the second waits")
+        processes[0].send_signal(signal.SIGTERM)
+        assert processes[1].wait(120) == 0, patient.output()
+    finally:
+        for process in processes:
+            end(process)
+    assert places(patient, 1) == ["ascend:0", "ascend:1"] == places(job, 1)
 
 
 def test_limits_wait_bounds_the_wait_for_devices(rehearsal: NodeDirectory, tmp_path: Path) -> None:
@@ -130,12 +178,12 @@ def test_limits_wait_bounds_the_wait_for_devices(rehearsal: NodeDirectory, tmp_p
 def test_a_first_start_without_devices_is_refused_at_once(
     rehearsal: NodeDirectory, tmp_path: Path
 ) -> None:
-    """Nothing waits unless the job says so, and no attempt was begun."""
+    """Nothing waits unless the job says so, and nothing was begun: no attempt, no Ray."""
     break_node(rehearsal.root, "driver-down")
     job = worker_job(tmp_path, args={"steps": 5}, **ASCEND)
     done = job.run()
     assert done.code == 1
-    assert "attempt" not in job.kinds() and "waiting" not in job.kinds()
+    assert job.kinds() == ["created", "controller", "refused"]
     assert "npu-smi" in done.text
 
 

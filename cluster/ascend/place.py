@@ -36,13 +36,7 @@ def find(environment: Mapping[str, str]) -> Place:
     """
     named = environment.get(VARIABLE)
     if named:
-        directory = NodeDirectory(Path(named).expanduser().resolve())
-        if not directory.is_node():
-            raise NoSuchNode(
-                f"{VARIABLE}={named}: no rehearsal node there ({directory.file.name} is missing); "
-                f"`muster devices simulate --model 910B3 --dir {named}` makes one, or unset it"
-            )
-        return _simulated(directory)
+        return _simulated(_named(named))
     npu_smi = _which("npu-smi", _NPU_SMI, environment)
     if npu_smi is not None:
         directory = NodeDirectory(Path(npu_smi).resolve().parent.parent)
@@ -56,6 +50,22 @@ def find(environment: Mapping[str, str]) -> Place:
             f"npu-smi: {npu_smi or 'neither on PATH nor ' + ' nor '.join(_NPU_SMI)}",
         ),
     )
+
+
+def _named(text: str) -> NodeDirectory:
+    """The rehearsal node that the variable names. Raises NoSuchNode."""
+    try:
+        directory = NodeDirectory(Path(text).expanduser().resolve())
+        there = directory.is_node()
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise NoSuchNode(f"{VARIABLE}={text[:200]}: {why}; name another or unset it") from None
+    if not there:
+        raise NoSuchNode(
+            f"{VARIABLE}={text}: no rehearsal node there ({directory.file.name} is missing); "
+            f"`muster devices simulate --model 910B3 --dir {text}` makes one, or unset it"
+        )
+    return directory
 
 
 def _simulated(directory: NodeDirectory) -> Place:

@@ -101,10 +101,11 @@ def make(
 ) -> SimulatedNode:
     """A well node. Raises BadNode for a model, a number of cards or ids that cannot be."""
     facts = MODELS.get(model)
-    if facts is None:
-        raise BadNode(f"model {model}: expected one of {', '.join(MODELS)}")
+    wrong = [] if facts else [f"model {model}: expected one of {', '.join(MODELS)}"]
     if not 1 <= cards <= MAX_CARDS:
-        raise BadNode(f"cards {cards}: expected 1 to {MAX_CARDS}")
+        wrong.append(f"cards {cards}: expected 1 to {MAX_CARDS}")
+    if wrong or facts is None:
+        raise BadNode("\n".join(wrong))
     devices = tuple(_device(facts, number) for number in range(cards * facts.chips))
     strange = sorted(set(visible or ()) - {d.physical for d in devices})
     if strange or (visible is not None and not visible):

@@ -41,10 +41,11 @@ def bar(devices: tuple[str, ...], length: str | None, why: str, as_json: bool) -
     now = time.time()
     until = None if seconds is None else now + seconds
     bars = [Bar(name, why.strip(), now, until, uuid=_uuid(known.get(name))) for name in known]
+    book = _book(devices[0])
     try:
-        _book(devices[0]).bar(*bars)
+        book.bar(*bars)
     except (ValueError, OSError) as error:
-        _cannot(error)
+        _cannot(book, error)
     for note in notes:
         click.echo(note, err=True)
     if as_json:
@@ -77,7 +78,7 @@ def unbar(devices: tuple[str, ...], as_json: bool) -> None:
             )
         book.unbar(names, now)
     except (ValueError, OSError) as error:
-        _cannot(error)
+        _cannot(book, error)
     if as_json:
         print_json({"schema": 1, "unbarred": names})
         return
@@ -159,10 +160,10 @@ def _book(device: str) -> DeviceBook:
     return book_for(str((place and place.simulated) or ""), os.environ)
 
 
-def _cannot(error: Exception) -> NoReturn:
+def _cannot(book: DeviceBook, error: Exception) -> NoReturn:
     """End because a book cannot be had."""
     if isinstance(error, OSError):
-        fail(f"{error.filename}: {error.strerror}", EXIT_FAILED)
+        fail(f"{error.filename or book.path}: {error.strerror}", EXIT_FAILED)
     fail(str(error), EXIT_FAILED)
 
 

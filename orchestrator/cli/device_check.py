@@ -56,6 +56,8 @@ def check(
         results = examine(node, os.environ, effort)
     except KeyboardInterrupt:
         fail("stopped; the trials' processes are gone", 130)
+    except OSError as error:
+        fail(f"the trials cannot be made: {error}", EXIT_FAILED)
     document = _document(node, results)
     if as_json:
         print_json({"schema": 1, **document})
@@ -89,13 +91,16 @@ def _node(kind: str | None, effort: Effort) -> Node:
         for word in (kind,) if kind else _KINDS:
             with progress(f"looking at {word} devices"):
                 node = look_at(DeviceKind(word), os.environ)
-            if node.candidates:
-                return node
+            if node.candidates or node.silent:
+                break
     except NoSuchNode as error:
         fail(str(error))
     except (ValueError, OSError) as error:
         fail(str(error), EXIT_FAILED)
-    fail(f"no {kind} device to check: {node.missing or 'none is listed'}", EXIT_FAILED)
+    if not node.candidates:
+        why = node.silent or node.missing or "none is listed"
+        fail(f"no {node.kind.value} device to check: {why}", EXIT_FAILED)
+    return node
 
 
 def _only(node: Node, names: Sequence[str]) -> Node:
@@ -183,7 +188,9 @@ def _lines(
     for word in ("slow", "wrong"):
         if document[word]:
             yield f"{word}: {', '.join(document[word])}", "bold red"
-    if document["well"]:
+    if not results:
+        yield "nothing was checked: of cpu there is nothing to look at, leave --quick out", "yellow"
+    elif document["well"]:
         yield f"all well: {', '.join(one.name for one in node.candidates)}", "green"
     yield from ((f"next: {line}", "") for line in document["next"])
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cluster.ascend.report import NodeReport
     from cluster.gpu.report import GpuNodeReport
     from cluster.simulated.directory import NodeDirectory
+    from cluster.simulated.faults import Fault
     from cluster.simulated.node import SimulatedNode
 
 
@@ -204,20 +205,36 @@ def _change(
     from dataclasses import replace
 
     from cluster.simulated import node_file, rehearsal
-    from cluster.simulated.faults import parse, switch_off, switch_on
     from cluster.simulated.node import BadNode
 
     if made is None and not directory.is_node():
         raise BadNode(f"{directory.root}: no rehearsal node there; --model 910B3 makes one")
     node = made or node_file.load(directory.file)
-    on = node.faults
-    for text in clear:
-        on = switch_off(on, text)
-    for text in faults:
-        on = switch_on(on, parse(text, node.ids))
-    node = replace(node, faults=on)
+    node = replace(node, faults=_switched(node, faults, clear))
     if made is not None:
         rehearsal.create(directory, node)
     elif faults or clear:
         node_file.save(directory.file, node)
     return node_file.to_document(node)
+
+
+def _switched(
+    node: SimulatedNode, faults: tuple[str, ...], clear: tuple[str, ...]
+) -> tuple[Fault, ...]:
+    """The node's faults after the changes. Raises BadFault with every mistake."""
+    from cluster.simulated.faults import BadFault, parse, switch_off, switch_on
+
+    on, wrong = node.faults, []
+    for text in clear:
+        try:
+            on = switch_off(on, text)
+        except BadFault as error:
+            wrong.append(str(error))
+    for text in faults:
+        try:
+            on = switch_on(on, parse(text, node.ids))
+        except BadFault as error:
+            wrong.append(str(error))
+    if wrong:
+        raise BadFault("\n".join(wrong))
+    return on

@@ -85,6 +85,7 @@ def _drive(
     as_json: bool,
     by_hand: bool,
 ) -> None:
+    from cluster import command
     from orchestrator.display import Display, print_end
     from orchestrator.local_run import RunError, drive
     from orchestrator.status import document, view_from_disk
@@ -94,6 +95,8 @@ def _drive(
             outcome = drive(directory, spec, display, faults=faults, by_hand=by_hand)
     except RunError as error:
         fail(str(error))
+    finally:
+        command.leave()
     view = view_from_disk(directory)
     if as_json:
         print_json(document(view))
