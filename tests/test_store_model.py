@@ -116,7 +116,7 @@ def compare(head: Head, model: Model) -> None:
         assert {one.job for one in found} == {o.job for o in model.jobs if o.state is state}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(HISTORY)
 def test_any_history_is_as_in_the_model(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[object, ...]]

@@ -65,8 +65,12 @@ class Readers:
                 connection.execute("BEGIN")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 connection.close()
+                if isinstance(error, (ValueError, KeyError, TypeError)):
+                    # No value of ours reads so: SQLite's checks do not look into the rows.
+                    said = f"damaged ({type(error).__name__}: {error})"
+                    raise Damaged(f"{self._path}: {said}. {way_out(self._path)}") from error
                 raise
         self._give_back(connection)
 

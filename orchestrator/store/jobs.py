@@ -16,6 +16,7 @@ from orchestrator.layout import job_directory
 from orchestrator.states import JobState
 from orchestrator.store.errors import IllegalMove, KeyReused, Moved, NoSuchJob
 from orchestrator.store.values import (
+    LARGEST_PAGE,
     Filter,
     JobFile,
     JobPage,
@@ -28,6 +29,8 @@ from orchestrator.store.values import (
 
 _NAMES = tuple(field.name for field in fields(JobRecord))
 _COLUMNS = ", ".join(_NAMES)
+NEVER = 1 << 62
+"""More than any number that SQLite ever gives; it takes no larger ones."""
 _BACK_IN_FRONT = frozenset({JobState.RECOVERING, JobState.STOPPING})
 """From these a job comes back to the queue without having ended: before all of its priority."""
 
@@ -112,7 +115,7 @@ def move(
 def _append(connection: sqlite3.Connection, record: JobRecord, event: Event, data: str) -> Told:
     sequence = record.last_event + 1
     state = event.state.value if event.state else None
-    reason = _plain(event.reason)
+    reason = plain(event.reason)
     connection.execute(
         "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (record.number, sequence, event.time, event.kind, event.attempt, state, reason, data),
@@ -132,10 +135,10 @@ def _append(connection: sqlite3.Connection, record: JobRecord, event: Event, dat
 def _moved(connection: sqlite3.Connection, record: JobRecord, event: Event) -> dict[str, Any]:
     """What an event changes of its job's row; as `Ledger.apply` has it."""
     if event.state is None:
-        return {"reason": _plain(event.reason)} if event.kind == "waiting" else {}
+        return {"reason": plain(event.reason)} if event.kind == "waiting" else {}
     changes: dict[str, Any] = {
         "state": event.state.value,
-        "reason": _plain(event.reason),
+        "reason": plain(event.reason),
         "ended_at": event.time if event.state.terminal else None,
     }
     if event.state is JobState.STARTING:
@@ -154,7 +157,7 @@ def written(event: Event) -> str:
     return json.dumps(event.data, separators=(",", ":"))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that UTF-8 can hold: bytes of a foreign path are shown as escapes."""
     return text.encode(errors="backslashreplace").decode()
 
@@ -187,7 +190,7 @@ def select(connection: sqlite3.Connection, wanted: Filter, page: Page) -> JobPag
     """A page of jobs, the newest submission first."""
     terms, values = _terms(wanted)
     if page.before is not None:
-        terms, values = [*terms, "number < ?"], [*values, page.before]
+        terms, values = [*terms, "number < ?"], [*values, max(0, min(page.before, NEVER))]
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM jobs {_where(terms)} ORDER BY number DESC LIMIT ?",
         (*values, page.limit + 1),
@@ -216,7 +219,7 @@ def events(connection: sqlite3.Connection, job: str, after: int, limit: int) -> 
     rows = connection.execute(
         "SELECT sequence, time, kind, attempt, state, reason, data FROM events "
         "WHERE number = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-        (number_of(connection, job), after, limit),
+        (number_of(connection, job), max(0, min(after, NEVER)), max(1, min(limit, LARGEST_PAGE))),
     )
     return tuple(map(_told, rows))
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from cluster.bars import Bar
 from orchestrator.states import FailureClass, RankState
+from orchestrator.store.jobs import NEVER, plain
 from orchestrator.store.values import (
     AttemptRecord,
     BarRecord,
@@ -89,7 +90,7 @@ def incidents(connection: sqlite3.Connection, page: Page) -> tuple[JobIncident, 
     rows = connection.execute(
         f"SELECT serial, job, {columns} FROM incidents JOIN jobs USING (number) "
         "WHERE serial < ? ORDER BY serial DESC LIMIT ?",
-        (page.before if page.before is not None else 1 << 62, page.limit),
+        (NEVER if page.before is None else max(0, min(page.before, NEVER)), page.limit),
     )
     return tuple(JobIncident(row[0], row[1], _value(IncidentRecord, row[2:])) for row in rows)
 
@@ -132,6 +133,8 @@ def _column(value: object) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, str):
+        return plain(value)
     return json.dumps(value, separators=(",", ":")) if isinstance(value, Mapping) else value
 
 

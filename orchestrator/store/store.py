@@ -199,7 +199,10 @@ class Store:
         return self._read(jobs.waiting)
 
     def events(self, job: str, after: int = 0, limit: int = 1000) -> tuple[Told, ...]:
-        """The job's events after a sequence number, oldest first. Raises NoSuchJob."""
+        """The job's events after a sequence number, oldest first, at most `limit` (10 000).
+
+        Raises NoSuchJob.
+        """
         return self._read(jobs.events, job, after, limit)
 
     # -- what hangs on a job ----------------------------------------------------------------
