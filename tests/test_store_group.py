@@ -71,6 +71,16 @@ def test_parts_that_wait_share_a_commit(busy: Busy) -> None:
     assert busy.numbers() == list(range(50))
 
 
+def test_a_commit_is_an_fsync(busy: Busy) -> None:
+    """The log is synchronised at every commit, whatever SQLite was built with."""
+
+    def settings(connection: sqlite3.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert busy.writer.put(settings).result(20) == ["wal", 2]
+
+
 def test_a_group_is_bounded(busy: Busy) -> None:
     """A flood is committed in several groups, so that the first are told early."""
     before = busy.writer.commits

@@ -43,11 +43,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
             digest TEXT NOT NULL
         )""",
         "CREATE UNIQUE INDEX jobs_by_key ON jobs (user, key) WHERE key IS NOT NULL",
-        "CREATE INDEX jobs_by_state ON jobs (state)",
+        # The queue in its order; also the jobs of a state, and how many.
+        "CREATE INDEX jobs_by_state ON jobs (state, priority DESC, front DESC, place)",
         "CREATE INDEX jobs_by_place ON jobs (place)",
         "CREATE INDEX jobs_by_user ON jobs (user)",
-        """CREATE INDEX jobs_waiting ON jobs (priority DESC, front DESC, place)
-            WHERE state = 'QUEUED'""",
         """CREATE TABLE job_files (
             number INTEGER PRIMARY KEY REFERENCES jobs (number),
             spec TEXT NOT NULL,
