@@ -26,7 +26,7 @@ Beside all runs, in MUSTER_HOME (default ~/.muster) or in the directory of a reh
 
     devices.json        bars, and faults that were seen; devices.json.lock while it changes
     store/muster.db     the service's store (a head's only), with SQLite's -wal and -shm; its .lock
-                        is held by the one controller
+                        is held by the one controller, its .reserve is room for a full disk
 """
 
 from __future__ import annotations
@@ -237,10 +237,15 @@ def write_ahead_log(store: Path) -> Path:
     return store.with_name(f"{store.name}-wal")
 
 
+def store_reserve(store: Path) -> Path:
+    """What a store gives up on a full disk, for the moves of jobs that run."""
+    return store.with_name(f"{store.name}.reserve")
+
+
 def beside_store(store: Path) -> tuple[Path, ...]:
     """Every file of a store, its own first."""
     shared = store.with_name(f"{store.name}-shm")
-    return store, write_ahead_log(store), shared, lock_beside(store)
+    return store, write_ahead_log(store), shared, lock_beside(store), store_reserve(store)
 
 
 def job_directory(runs: Path, job: str) -> Path:

@@ -52,7 +52,8 @@ def test_it_is_its_owners_alone(tmp_path: Path) -> None:
         os.umask(before)
     assert mode(path.parent) == 0o700
     assert names == dict.fromkeys(
-        ("muster.db", "muster.db-wal", "muster.db-shm", "muster.db.lock"), 0o600
+        ("muster.db", "muster.db-wal", "muster.db-shm", "muster.db.lock", "muster.db.reserve"),
+        0o600,
     )
 
 
@@ -335,10 +336,10 @@ def test_a_backup_never_harms(path: Path, tmp_path: Path) -> None:
     with Head(path) as head:
         job = head.submit().job
         link.symlink_to(path.parent)
-        for name in ("muster.db", "muster.db-wal", "muster.db-shm", "muster.db.lock"):
+        for name in ("", "-wal", "-shm", ".lock", ".reserve"):
             for place in (path.parent, link):
                 with pytest.raises(CannotOpen, match="belongs to the store itself"):
-                    head.store.backup(place / name)
+                    head.store.backup(place / f"muster.db{name}")
         with pytest.raises(CannotOpen, match="No such file"):
             head.store.backup(tmp_path / "nowhere" / "b.db")
         with pytest.raises(CannotOpen, match="directory"):

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator import processes
-from orchestrator.layout import lock_beside, sync_directory, write_ahead_log
+from orchestrator import journal, processes
+from orchestrator.layout import lock_beside, store_reserve, sync_directory, write_ahead_log
 from orchestrator.store import filesystem
 from orchestrator.store.connections import way_out
 from orchestrator.store.errors import CannotOpen, Damaged, InUse
 
 _HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat.html, 1.3
+_RESERVE = 4 << 20  # SQLite reuses a log of this size for ever
 _LOCK_PATIENCE = 2.0  # a killed controller is not gone at once
 
 
@@ -103,6 +104,23 @@ def _holder(descriptor: int) -> str:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         return f"process {int(json.loads(os.pread(descriptor, 4096, 0))['pid'])}"
     return "whose process is not known"
+
+
+def keep_reserve(path: Path) -> None:
+    """Have the reserve of the store at `path`, where there is room for it."""
+    reserve = store_reserve(path)
+    if not reserve.exists():
+        with contextlib.suppress(OSError):
+            journal.keep_reserve(reserve, _RESERVE)
+
+
+def give_up_reserve(path: Path) -> bool:
+    """Make room by removing the reserve; False if there is none."""
+    try:
+        store_reserve(path).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def prepare_file(path: Path) -> None:

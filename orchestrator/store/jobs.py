@@ -35,20 +35,49 @@ _BACK_IN_FRONT = frozenset({JobState.RECOVERING, JobState.STOPPING})
 """From these a job comes back to the queue without having ended: before all of its priority."""
 
 
-def insert(connection: sqlite3.Connection, submission: Submission) -> JobRecord:
+def insert(connection: sqlite3.Connection, submission: Submission, digest: str) -> JobRecord:
     """Take a job in, or find the one that the same key made. Raises KeyReused."""
-    if submission.key is not None:
-        known = connection.execute(
-            f"SELECT digest, {_COLUMNS} FROM jobs WHERE user = ? AND key = ?",
-            (submission.user, submission.key),
-        ).fetchone()
-        if known:
-            if known[0] != submission.digest:
-                raise KeyReused(submission.key, _record(known[1:]).job)
-            return _record(known[1:])
-    job = _new_id(connection, submission.name)
+    known = _of_key(connection, submission, digest)
+    if known is not None:
+        return known
     now = time.time()
-    row = {
+    row = _new_row(connection, submission, digest, now)
+    number = connection.execute(
+        f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+        tuple(row.values()),
+    ).lastrowid
+    connection.execute(
+        "INSERT INTO job_files VALUES (?, ?, ?)", (number, submission.document, submission.text)
+    )
+    made = happened(
+        "created", f"job {submission.name}", state=JobState.QUEUED, at=now, user=submission.user
+    )
+    _append(connection, find(connection, row["job"]), made, written(made))
+    return find(connection, row["job"])
+
+
+def _of_key(
+    connection: sqlite3.Connection, submission: Submission, digest: str
+) -> JobRecord | None:
+    if submission.key is None:
+        return None
+    row = connection.execute(
+        f"SELECT digest, {_COLUMNS} FROM jobs WHERE user = ? AND key = ?",
+        (submission.user, submission.key),
+    ).fetchone()
+    if row is None:
+        return None
+    known = _record(row[1:])
+    if row[0] != digest:
+        raise KeyReused(submission.key, known.job)
+    return known
+
+
+def _new_row(
+    connection: sqlite3.Connection, submission: Submission, digest: str, now: float
+) -> dict[str, Any]:
+    job = _new_id(connection, submission.name)
+    return {
         "job": job,
         "name": submission.name,
         "user": submission.user,
@@ -67,20 +96,8 @@ def insert(connection: sqlite3.Connection, submission: Submission) -> JobRecord:
         "submitted_at": now,
         "last_event": 0,
         "key": submission.key,
-        "digest": submission.digest,
+        "digest": digest,
     }
-    number = connection.execute(
-        f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
-        tuple(row.values()),
-    ).lastrowid
-    connection.execute(
-        "INSERT INTO job_files VALUES (?, ?, ?)", (number, submission.document, submission.text)
-    )
-    made = happened(
-        "created", f"job {submission.name}", state=JobState.QUEUED, at=now, user=submission.user
-    )
-    _append(connection, find(connection, job), made, written(made))
-    return find(connection, job)
 
 
 def _new_id(connection: sqlite3.Connection, name: str) -> str:

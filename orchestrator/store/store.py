@@ -75,6 +75,7 @@ class Store:
             connection = connections.writer(path)
             try:
                 _make_ready(connection, path)
+                guard.keep_reserve(path)
                 return cls(path, connection, lock)
             except BaseException:
                 connection.close()
@@ -131,9 +132,8 @@ class Store:
     def submit_soon(self, submission: Submission, *, epoch: int) -> Future[JobRecord]:
         """The same without waiting: the future is done when the job is durable."""
         self._expect_room()
-        # Outside the writer's thread: the rest of the world waits for that one.
-        assert submission.document and submission.digest
-        return self._put(partial(jobs.insert, submission=submission), epoch)
+        digest = submission.digest  # here: the writer's thread is the one that all wait for
+        return self._put(partial(jobs.insert, submission=submission, digest=digest), epoch)
 
     def transition(
         self,
@@ -263,6 +263,7 @@ class Store:
                 f"{self.path.parent} has {free >> 20} MiB free; no job is taken in below "
                 f"{HEADROOM >> 20} MiB, since running jobs need that room. Make room there"
             )
+        guard.keep_reserve(self.path)
 
     def _put(self, work: Callable[[sqlite3.Connection], T], epoch: int) -> Future[T]:
         def checked(connection: sqlite3.Connection) -> T:
@@ -279,6 +280,16 @@ class Store:
 
 
 def _make_ready(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        _check_and_migrate(connection, path)
+    except StoreFull:
+        # A controller that is started on a full disk has running jobs to look after.
+        if not guard.give_up_reserve(path):
+            raise
+        _check_and_migrate(connection, path)
+
+
+def _check_and_migrate(connection: sqlite3.Connection, path: Path) -> None:
     migrations.recognise(connection, path)
     _expect_whole(connection, path)
     connections.settle(connection, path)

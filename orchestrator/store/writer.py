@@ -18,7 +18,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from orchestrator.store.connections import identity, in_words, spoils_the_rest, way_out, worded
-from orchestrator.store.errors import Damaged, StoreClosed
+from orchestrator.store.errors import Damaged, StoreClosed, StoreFull
+from orchestrator.store.guard import give_up_reserve
 
 T = TypeVar("T")
 
@@ -30,6 +31,10 @@ GROUP = 256
 class _Part:
     work: Callable[[sqlite3.Connection], Any]
     future: Future[Any]
+
+
+_Outcome = tuple[Any, Exception | None]
+"""What a part returned, or why it failed alone."""
 
 
 class Writer:
@@ -95,13 +100,8 @@ class Writer:
         if not group:
             return
         try:
-            self._expect_our_file()
-            with in_words(self._path):
-                self._connection.execute("BEGIN IMMEDIATE")
-                outcomes = [self._perform(part) for part in group]
-                self._connection.execute("COMMIT")
+            outcomes = self._transaction(group)
         except BaseException as error:  # the thread outlives everything; the callers are told
-            self._undo()
             for part in group:
                 part.future.set_exception(error)
             return
@@ -113,7 +113,28 @@ class Writer:
             else:
                 part.future.set_exception(failure)
 
-    def _perform(self, part: _Part) -> tuple[Any, Exception | None]:
+    def _transaction(self, group: list[_Part]) -> list[_Outcome]:
+        """All parts, durable when this returns; on a full disk the reserve is given up once."""
+        try:
+            return self._try(group)
+        except StoreFull:
+            if not give_up_reserve(self._path):
+                raise
+        return self._try(group)
+
+    def _try(self, group: list[_Part]) -> list[_Outcome]:
+        self._expect_our_file()
+        try:
+            with in_words(self._path):
+                self._connection.execute("BEGIN IMMEDIATE")
+                outcomes = [self._perform(part) for part in group]
+                self._connection.execute("COMMIT")
+                return outcomes
+        except BaseException:
+            self._undo()
+            raise
+
+    def _perform(self, part: _Part) -> _Outcome:
         """One part in its savepoint. Raises sqlite3.Error if the whole group is lost."""
         connection = self._connection
         connection.execute("SAVEPOINT part")

@@ -51,14 +51,16 @@ def note(kind: str) -> None:
 fill(module.HEADROOM // 2)
 said["intake"] = refused(lambda: store.submit(submission("second"), epoch=epoch))
 note("while intake is stopped")
-# No room at all: nothing can be recorded, and nobody is told that it was.
+# No room at all: the reserve pays for a while. Then nothing can be recorded, nobody is told so.
 fill(0)
+note("from the reserve")
+said["reserve"] = (place / "store" / "muster.db.reserve").exists()
 kept = 0
 while not (full := refused(lambda: note("filling"))):
     kept += 1
 said["full"] = full
 said["still"] = refused(lambda: note("filling"))
-said["readable"] = store.job(job).last_event == 2 + kept
+said["readable"] = store.job(job).last_event == 3 + kept
 said["backup"] = refused(lambda: store.backup(place / "backup.db"))
 said["leftovers"] = sorted(path.name for path in place.iterdir())
 (place / "filler").unlink()
@@ -66,10 +68,14 @@ note("room again")
 said["second"] = store.submit(submission("second"), epoch=epoch).name
 kinds = [told.event.kind for told in store.events(job)]
 said["events"] = kinds == [
-    "created", "while intake is stopped", *["filling"] * kept, "room again"
+    "created", "while intake is stopped", "from the reserve", *["filling"] * kept, "room again"
 ]  # fmt: skip
+said["filled"] = kept
 store.close()
+# A controller that begins on a full disk can begin.
+fill(0)
 with Store.open(place / "store" / "muster.db") as again:
+    said["epoch"] = again.begin_epoch()
     said["jobs"] = len(again.jobs(page=Page(10)).jobs)
-    said["all"] = len(again.events(job)) == kept + 3
+    said["all"] = len(again.events(job)) == kept + 4
 print(json.dumps(said))
