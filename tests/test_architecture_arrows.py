@@ -43,6 +43,7 @@ SQLITE = {  # nobody else knows SQL
     "orchestrator.store.connections",
     "orchestrator.store.jobs",
     "orchestrator.store.migrations",
+    "orchestrator.store.opening",
     "orchestrator.store.records",
     "orchestrator.store.store",
     "orchestrator.store.writer",

@@ -94,8 +94,11 @@ def test_a_move_and_its_event_are_one(head: Head) -> None:
     assert (row.state, row.reason, row.ended_at) == (ledger.state, ledger.reason, ledger.ended_at)
     assert (row.attempt, row.started_at, row.ended_at) == (1, 100.0, 103.0)
     assert row.last_event == 5
-    head.move(job, QUEUED, "resumed by hand")
-    assert head.store.job(job).ended_at is None
+    assert row.queued_at == row.submitted_at
+    head.move(job, QUEUED, "resumed by hand", at=104.0)
+    head.move(job, QUEUED, "waits on", at=105.0)
+    again = head.store.job(job)
+    assert (again.ended_at, again.queued_at) == (None, 104.0)
 
 
 def test_an_illegal_move_leaves_nothing(head: Head) -> None:

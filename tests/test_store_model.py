@@ -49,8 +49,6 @@ class Model:
     def move(self, job: Known, wanted: JobState | None, reason: str) -> None:
         before = job.state
         job.history.append((wanted, reason))
-        if wanted is JobState.STARTING:
-            job.front = False
         if wanted is JobState.QUEUED and before in (JobState.STOPPING, JobState.RECOVERING):
             job.front = True
         if wanted is JobState.QUEUED and before.terminal:

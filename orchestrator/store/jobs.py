@@ -94,6 +94,7 @@ def _new_row(
         "front": 0,
         "place": _last_place(connection),
         "submitted_at": now,
+        "queued_at": now,
         "last_event": 0,
         "key": submission.key,
         "digest": digest,
@@ -158,14 +159,14 @@ def _moved(connection: sqlite3.Connection, record: JobRecord, event: Event) -> d
         "reason": plain(event.reason),
         "ended_at": event.time if event.state.terminal else None,
     }
-    if event.state is JobState.STARTING:
-        changes["front"] = 0
-        if record.started_at is None:
-            changes["started_at"] = event.time
-    if event.state is JobState.QUEUED and record.state in _BACK_IN_FRONT:
-        changes["front"] = 1
-    if event.state is JobState.QUEUED and record.state.terminal:
-        changes.update(front=0, place=_last_place(connection))
+    if event.state is JobState.STARTING and record.started_at is None:
+        changes["started_at"] = event.time
+    if event.state is JobState.QUEUED and record.state is not JobState.QUEUED:
+        changes["queued_at"] = event.time
+        if record.state in _BACK_IN_FRONT:
+            changes["front"] = 1
+        if record.state.terminal:
+            changes.update(front=0, place=_last_place(connection))
     return changes
 
 

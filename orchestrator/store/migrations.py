@@ -36,6 +36,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             front INTEGER NOT NULL,
             place INTEGER NOT NULL,
             submitted_at REAL NOT NULL,
+            queued_at REAL NOT NULL,
             started_at REAL,
             ended_at REAL,
             last_event INTEGER NOT NULL,

@@ -18,7 +18,7 @@ from typing import TypeVar
 from cluster.bars import Bar
 from orchestrator.journal import Event
 from orchestrator.states import JobState
-from orchestrator.store import backup, connections, filesystem, guard, jobs, migrations, records
+from orchestrator.store import backup, connections, filesystem, guard, jobs, opening, records
 from orchestrator.store.errors import Damaged, StaleEpoch, StoreFull
 from orchestrator.store.values import (
     AttemptRecord,
@@ -74,7 +74,7 @@ class Store:
             guard.prepare_file(path)
             connection = connections.writer(path)
             try:
-                _make_ready(connection, path)
+                opening.make_ready(connection, path)
                 guard.keep_reserve(path)
                 return cls(path, connection, lock)
             except BaseException:
@@ -277,35 +277,6 @@ class Store:
     def _read(self, function: Callable[..., T], *arguments: object) -> T:
         with self._readers.lend() as connection:
             return function(connection, *arguments)
-
-
-def _make_ready(connection: sqlite3.Connection, path: Path) -> None:
-    try:
-        _check_and_migrate(connection, path)
-    except StoreFull:
-        # A controller that is started on a full disk has running jobs to look after.
-        if not guard.give_up_reserve(path):
-            raise
-        _check_and_migrate(connection, path)
-
-
-def _check_and_migrate(connection: sqlite3.Connection, path: Path) -> None:
-    migrations.recognise(connection, path)
-    _expect_whole(connection, path)
-    connections.settle(connection, path)
-    migrations.migrate(connection, path)
-
-
-def _expect_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises Damaged. `quick_check` leaves out only whether indexes match their tables."""
-    with connections.in_words(path):
-        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
-        orphans = connection.execute("PRAGMA foreign_key_check").fetchone()
-    if orphans:
-        found.append(f"rows of {orphans[0]} without their {orphans[2]}")
-    wrong = [line for line in found if line != "ok"]
-    if wrong:
-        raise Damaged(f"{path}: damaged ({'; '.join(wrong)}). {connections.way_out(path)}")
 
 
 def _put_all(connection: sqlite3.Connection, number: int, values: Iterable[Record]) -> None:

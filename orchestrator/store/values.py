@@ -77,8 +77,8 @@ class JobRecord:
     """A job as it stands. Its spec and text are apart (`Store.job_file`): lists stay light.
 
     `run_dir` is absolute. `number` counts submissions; `place` orders those that wait within a
-    priority, `front` ones first (they were started already). `last_event` is the sequence number
-    of the newest event.
+    priority, `front` ones first (they were started already). `queued_at` is when it last became
+    QUEUED, `last_event` the sequence number of the newest event.
     """
 
     number: int
@@ -98,6 +98,7 @@ class JobRecord:
     front: bool
     place: int
     submitted_at: float
+    queued_at: float
     started_at: float | None
     ended_at: float | None
     last_event: int

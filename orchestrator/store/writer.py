@@ -38,11 +38,10 @@ _Outcome = tuple[Any, Exception | None]
 
 
 class Writer:
-    """Owns the writing connection. `commits` and `parts` count what became durable."""
+    """Owns the writing connection. `commits` counts those that were made."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.commits = 0
-        self.parts = 0
         self._connection = connection
         self._path = path
         self._identity = identity(path)
@@ -107,7 +106,6 @@ class Writer:
             return
         self.commits += 1
         for part, (result, failure) in zip(group, outcomes, strict=True):
-            self.parts += failure is None
             if failure is None:
                 part.future.set_result(result)
             else:
