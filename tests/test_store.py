@@ -57,6 +57,20 @@ def test_a_job_is_there_as_submitted(head: Head) -> None:
     assert (created.sequence, created.event.kind, created.event.state) == (1, "created", QUEUED)
 
 
+def test_secrets_are_not_stored(head: Head, tmp_path: Path) -> None:
+    """Where they lie is kept; what they say is in no file of the store, nor in a backup."""
+    secret = tmp_path / "token"
+    secret.write_text("xyzzy-1234567890")
+    secret.chmod(0o600)
+    job = head.submit(None, f"secrets.S3_TOKEN={secret}")
+    assert head.store.job_file(job.job).spec["secrets"] == {"S3_TOKEN": str(secret)}
+    head.store.backup(tmp_path / "backup.db")
+    head.store.close()
+    files = [*head.store.path.parent.iterdir(), tmp_path / "backup.db"]
+    assert any(str(secret).encode() in file.read_bytes() for file in files)
+    assert not any(b"xyzzy-1234567890" in file.read_bytes() for file in files)
+
+
 def test_a_name_may_be_submitted_again(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two jobs of a name have two ids, even when the same suffix is drawn twice."""
     drawn = iter(["aaaaaa", "aaaaaa", "bbbbbb"])
