@@ -65,6 +65,10 @@ class Readers:
                 connection.execute("BEGIN")
                 yield connection
                 connection.execute("COMMIT")
+            except StoreError:
+                connection.execute("ROLLBACK")
+                self._give_back(connection)
+                raise
             except BaseException as error:
                 connection.close()
                 if isinstance(error, (ValueError, KeyError, TypeError)):
