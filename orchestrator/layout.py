@@ -25,6 +25,8 @@ A run directory explains itself at any instant:
 Beside all runs, in MUSTER_HOME (default ~/.muster) or in the directory of a rehearsal node:
 
     devices.json        bars, and faults that were seen; devices.json.lock while it changes
+    store/muster.db     the service's store (a head's only), with SQLite's -wal and -shm; its .lock
+                        is held by the one controller, its .reserve is room for a full disk
 """
 
 from __future__ import annotations
@@ -220,11 +222,41 @@ def device_book(simulated: str, environment: Mapping[str, str]) -> Path:
     """
     if simulated:
         return Path(simulated) / "devices.json"
-    book = Path(environment.get(HOME_VARIABLE) or "~/.muster") / "devices.json"
+    return _home(environment) / "devices.json"
+
+
+def store_file(environment: Mapping[str, str]) -> Path:
+    """The store of the head on this machine, in a directory that holds nothing else."""
+    return _home(environment) / "store" / "muster.db"
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    home = Path(environment.get(HOME_VARIABLE) or "~/.muster")
     try:
-        return book.expanduser().absolute()
+        return home.expanduser().absolute()
     except RuntimeError:
-        return book
+        return home
+
+
+def write_ahead_log(store: Path) -> Path:
+    """The log that SQLite keeps beside a store."""
+    return store.with_name(f"{store.name}-wal")
+
+
+def store_reserve(store: Path) -> Path:
+    """What a store gives up on a full disk, for the moves of jobs that run."""
+    return store.with_name(f"{store.name}.reserve")
+
+
+def beside_store(store: Path) -> tuple[Path, ...]:
+    """Every file of a store, its own first."""
+    shared = store.with_name(f"{store.name}-shm")
+    return store, write_ahead_log(store), shared, lock_beside(store), store_reserve(store)
+
+
+def job_directory(runs: Path, job: str) -> Path:
+    """The run directory of a submitted job, by its id."""
+    return runs.absolute() / job
 
 
 def lock_beside(path: Path) -> Path:
@@ -248,21 +280,26 @@ def write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
 
     Without `replace` that includes FileExistsError, even if the file appears at the last moment.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = aside(path)
     try:
-        with open(aside, "wb") as file:
+        with open(unfinished, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            os.replace(aside, path)
+            os.replace(unfinished, path)
         else:
-            os.link(aside, path)  # unlike a rename, refuses a name that is taken
-            aside.unlink()
+            os.link(unfinished, path)  # unlike a rename, refuses a name that is taken
+            unfinished.unlink()
     except OSError:
-        aside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def aside(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sync_directory(path: Path) -> None:

@@ -19,6 +19,7 @@ ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
     "orchestrator.cli",
     "orchestrator.jobfile",
+    "orchestrator.store",
     "cluster.ascend",
     "cluster.gpu",
     "cluster.rank_table",
@@ -37,6 +38,16 @@ RICH = {
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
 PYNVML = {"cluster.gpu.ask"}  # a process of its own: the driver may hang
+SQLITE = {  # nobody else knows SQL
+    "orchestrator.store.backup",
+    "orchestrator.store.connections",
+    "orchestrator.store.jobs",
+    "orchestrator.store.migrations",
+    "orchestrator.store.opening",
+    "orchestrator.store.records",
+    "orchestrator.store.store",
+    "orchestrator.store.writer",
+}
 SUBPROCESS = {
     "cluster.command",  # asks npu-smi and hccn_tool, and the program that asks NVML
     "cluster.detach",  # a double fork needs a process with one thread
@@ -171,6 +182,7 @@ def test_rooms_import_along_the_arrows(room: str, allowed: tuple[str, ...]) -> N
         ("pynvml", PYNVML),
         ("subprocess", SUBPROCESS),
         ("signal", SIGNAL),
+        ("sqlite3", SQLITE),
         ("rich", RICH),
         ("yaml", YAML),
         ("matplotlib", MATPLOTLIB),
