@@ -178,6 +178,18 @@ def test_a_plan_tells_what_may_hinder_it(tmp_path: Path) -> None:
     assert "simulated/ascend:0, simulated/ascend:1: link DOWN" in document["notes"]
 
 
+def test_a_plan_whose_table_would_be_refused_fails(tmp_path: Path) -> None:
+    """It is shown with the rule that is broken, and the exit code tells."""
+    directory = NodeDirectory(tmp_path / "node")
+    create(directory, node("910A", 8, "no-ip:0"))
+    directory.hccn_conf.write_text("")
+    done = muster("plan", str(JOB), at=directory.root)
+    assert done.exit_code == 1
+    assert "`muster run` refuses this job: rank table RT302" in " ".join(done.stdout.split())
+    done = muster("plan", str(JOB), "--json", at=directory.root)
+    assert done.exit_code == 1 and "RT302" in json.loads(done.stdout)["rank_table_errors"][0]
+
+
 def test_a_plan_that_does_not_fit_says_why(rehearsal: NodeDirectory) -> None:
     """Too few well devices: refused with each one's reason, instead of assumed."""
     done = muster("plan", str(JOB), at=rehearsal.root)

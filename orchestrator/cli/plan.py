@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli import EXIT_FAILED
 from orchestrator.cli.common import fail, json_option, print_json, the_job
 from orchestrator.spec import JobSpec
 
@@ -26,7 +27,10 @@ _MOST_PICTURES = 4
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change a field.")
 @json_option
 def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show placement, CPU sets, environment and command of every rank in FILE's job."""
+    """Show placement, CPU sets, environment and command of every rank in FILE's job.
+
+    Exit code 1 if there are not the devices now, or HCCL would refuse their rank table.
+    """
     from orchestrator.support import not_built
 
     spec = the_job(file, overrides)
@@ -36,6 +40,8 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
         print_json({"schema": 1, **document})
     else:
         _show(document)
+    if document["rank_table_errors"]:
+        raise SystemExit(EXIT_FAILED)
 
 
 def _plan(spec: JobSpec) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
     found, assumed = _nodes(spec)
     placement = allocate(found.inventory, request_for(spec, found.withheld))
     if isinstance(placement, Refusal):
-        fail("\n".join((placement.reason, *found.told)), 1)
+        fail("\n".join((placement.reason, *found.told)), EXIT_FAILED)
     # Stand-ins for directories that only a start makes.
     directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
     spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
@@ -63,12 +69,12 @@ def _plan(spec: JobSpec) -> dict[str, Any]:
         simulated=found.simulated,
     )
     document = made.to_document()
-    errors = made.table.findings()[0] if made.table else []
     _add_cpus(document, spec, found, placement)
     concerns = found.concerns_of(assignment.device for assignment in placement.assignments)
     return {
         **document,
-        "notes": [*found.told, *document["notes"], *concerns, *errors],
+        "notes": [*found.told, *document["notes"], *concerns],
+        "rank_table_errors": made.table.findings()[0] if made.table else [],
         "assumed_devices": assumed,
         "observed_at": time.time(),
     }
@@ -146,7 +152,7 @@ def _show(document: dict[str, Any]) -> None:
         console.print(f"start: forked from a server that has imported {modules}")
     console.print("command of each rank:")
     console.print("  " + " ".join(document["ranks"][0]["argv"]), soft_wrap=True, highlight=False)
-    for problem in document["not_built_yet"]:
+    for problem in (*document["rank_table_errors"], *document["not_built_yet"]):
         console.print(f"`muster run` refuses this job: {problem}", style="yellow")
     console.print("environment and logs of every rank: --json", style="dim")
 
