@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cluster.allocate import Placement
-from cluster.device import Device, Fabric
 from cluster.rank_table import (
     Model,
     RankTable,
@@ -21,12 +21,11 @@ from cluster.rank_table import (
     check_table,
     digest_of,
     from_placement,
+    model_of,
     text_of,
 )
 from orchestrator.launch import TableFile
 from orchestrator.layout import write_bytes
-
-_MODELS = {Fabric.RINGS: Model.A910, Fabric.MESH: Model.B910, Fabric.PAIRS: Model.A3}
 
 
 class BadTable(ValueError):
@@ -41,9 +40,9 @@ class AttemptTable:
     path: Path
     model: Model | None
 
-    @property
+    @cached_property
     def file(self) -> TableFile:
-        """The file as the starting of ranks knows it."""
+        """The file as the starting of ranks knows it: asked for by each of them."""
         return TableFile(str(self.path), digest_of(self.table))
 
     def findings(self) -> tuple[list[str], list[str]]:
@@ -72,11 +71,5 @@ class AttemptTable:
 
 def table_of(placement: Placement, facts: Mapping[str, ServerFacts], path: Path) -> AttemptTable:
     """The table of a placement. Raises ValueError for a node that `facts` lacks."""
-    devices = [assignment.device for assignment in placement.assignments]
-    return AttemptTable(from_placement(placement, facts), path, _model(devices))
-
-
-def _model(devices: list[Device]) -> Model | None:
-    """The generation by whose rules the table is judged; None where it is unknown or mixed."""
-    fabrics = {device.fabric for device in devices}
-    return _MODELS.get(fabrics.pop()) if len(fabrics) == 1 else None
+    model = model_of(assignment.device.fabric for assignment in placement.assignments)
+    return AttemptTable(from_placement(placement, facts), path, model)

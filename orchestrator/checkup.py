@@ -177,10 +177,13 @@ def _held(node: Node) -> Iterator[tuple[Candidate, ...]]:
     able = {
         one.subject.device.key: one.subject.device for one in node.candidates if not one.kept_out
     }
-    counted = {} if node.kind.is_slot else able
+    free = {} if node.kind.is_slot else able
+    busy: dict[str, str] = {}
     try:
-        busy = leases.take(counted.values(), node.simulated)
-        leases.take((d for key, d in counted.items() if key not in busy), node.simulated)
+        # Nothing is held while one of them is taken: asked for again without it.
+        while taken := leases.take(free.values(), node.simulated):
+            busy |= taken
+            free = {key: device for key, device in free.items() if key not in taken}
         yield tuple(
             replace(one, kept_out=busy.get(one.subject.device.key, one.kept_out))
             for one in node.candidates

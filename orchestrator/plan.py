@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +370,7 @@ class _Gang:
         }
         visible = self.spec.resources.device.visible_variable
         if visible:
-            held = self._devices_of(assignment.node)
+            held = self._held[assignment.node]
             contract[visible] = ",".join(map(str, held))
             contract["DEVICE_ID"] = str(held.index(assignment.device.asked_for))
             if self.spec.resources.device is DeviceKind.GPU:
@@ -380,10 +381,13 @@ class _Gang:
             contract |= self._rendezvous("MS_WORKER") | {"MS_NODE_ID": str(rank)}
         return contract
 
-    def _devices_of(self, node: str) -> list[int]:
-        """Ids that name the gang's devices on `node`, ascending; a rank's is its place here."""
-        held = (a.device.asked_for for a in self.placement.assignments if a.node == node)
-        return sorted(held)
+    @cached_property
+    def _held(self) -> dict[str, list[int]]:
+        """By node, ids that name the gang's devices there, ascending; a rank's is its place."""
+        held: dict[str, list[int]] = {}
+        for one in self.placement.assignments:
+            held.setdefault(one.node, []).append(one.device.asked_for)
+        return {node: sorted(ids) for node, ids in held.items()}
 
     def _rendezvous(self, role: str) -> dict[str, str]:
         port = PORT_LATER if self.attempt.port is None else str(self.attempt.port)

@@ -285,6 +285,8 @@ def test_ascend_ranks_meet_by_their_table() -> None:
         assert int(environment["HCCL_EXEC_TIMEOUT"]) <= 17340  # the most that the 910 takes
         assert not [name for name in environment if name.startswith("MS_")]
         assert rank.process.table == TableFile(file["path"], file["sha256"])
+        # The text of a large table is not made anew for each of its many ranks.
+        assert made.table is not None and rank.process.table is made.table.file
         assert file["sha256"] in rank.process.preamble
         assert "simulated" not in rank.process.preamble
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from cluster.ascend.report import NodeReport
-from cluster.device import Fabric
+from cluster.rank_table import making
 from cluster.rank_table.values import Model, ServerFacts
-
-_MODELS = {Fabric.RINGS: Model.A910, Fabric.MESH: Model.B910, Fabric.PAIRS: Model.A3}
 
 
 def server_facts(report: NodeReport, server_id: str) -> ServerFacts:
@@ -25,5 +23,4 @@ def server_facts(report: NodeReport, server_id: str) -> ServerFacts:
 
 def model_of(report: NodeReport) -> Model | None:
     """The generation of all devices; None if they differ, or none says what it is."""
-    fabrics = {one.fabric for one in report.devices} - {Fabric.UNKNOWN}
-    return _MODELS.get(fabrics.pop()) if len(fabrics) == 1 else None
+    return making.model_of(one.fabric for one in report.devices)

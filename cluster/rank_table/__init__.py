@@ -6,7 +6,7 @@
 from cluster.rank_table.check import check_file, check_table, check_text
 from cluster.rank_table.comparing import Difference, differences
 from cluster.rank_table.findings import Checked, Finding
-from cluster.rank_table.making import from_placement, make
+from cluster.rank_table.making import from_placement, make, model_of
 from cluster.rank_table.merging import merge
 from cluster.rank_table.rules import RULES, Rule, Severity
 from cluster.rank_table.values import Model, RankTable, ServerFacts, TableDevice, TableServer
@@ -33,5 +33,6 @@ __all__ = [
     "from_placement",
     "make",
     "merge",
+    "model_of",
     "text_of",
 ]

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
 from cluster.allocate import Placement
-from cluster.rank_table.values import RankTable, ServerFacts, TableDevice, TableServer
+from cluster.device import Fabric
+from cluster.rank_table.values import Model, RankTable, ServerFacts, TableDevice, TableServer
+
+_MODELS = {Fabric.RINGS: Model.A910, Fabric.MESH: Model.B910, Fabric.PAIRS: Model.A3}
+
+
+def model_of(fabrics: Iterable[Fabric]) -> Model | None:
+    """The generation of devices that are joined so; None if they differ, or none is known."""
+    known = set(fabrics) - {Fabric.UNKNOWN}
+    return _MODELS.get(known.pop()) if len(known) == 1 else None
 
 
 def make(servers: Iterable[tuple[ServerFacts, Iterable[int]]]) -> RankTable:
