@@ -27,6 +27,12 @@ Beside all runs, in MUSTER_HOME (default ~/.muster) or in the directory of a reh
     devices.json        bars, and faults that were seen; devices.json.lock while it changes
     store/muster.db     the service's store (a head's only), with SQLite's -wal and -shm; its .lock
                         is held by the one controller, its .reserve is room for a full disk
+    head.json           where the controller of this head answers, and which process it is
+    tokens.json         who may talk to it: names, roles, digests of secrets; 0600
+    token               this user's own token; 0600
+    controller.log      what the controller printed
+    ray.log             what its Ray printed
+    runs/               run directories of submitted jobs, by their ids
 """
 
 from __future__ import annotations
@@ -228,6 +234,42 @@ def device_book(simulated: str, environment: Mapping[str, str]) -> Path:
 def store_file(environment: Mapping[str, str]) -> Path:
     """The store of the head on this machine, in a directory that holds nothing else."""
     return _home(environment) / "store" / "muster.db"
+
+
+@dataclass(frozen=True)
+class Home:
+    """What a head has in `MUSTER_HOME`, beside its store."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Home:
+        """The home that the environment names."""
+        return cls(_home(environment))
+
+    @property
+    def address(self) -> Path:
+        return self.root / "head.json"
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens.json"
+
+    @property
+    def token(self) -> Path:
+        return self.root / "token"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "controller.log"
+
+    @property
+    def ray_log(self) -> Path:
+        return self.root / "ray.log"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
 
 
 def _home(environment: Mapping[str, str]) -> Path:

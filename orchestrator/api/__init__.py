@@ -1,0 +1,1 @@
+"""HTTP before the head: versioned, with tokens, described by OpenAPI."""
