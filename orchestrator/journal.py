@@ -56,19 +56,15 @@ class Journal:
     ) -> Event:
         """Record an event, with the move of the job that it explains, as one line."""
         event = Event(time.time(), kind, attempt, state, reason, data)
-        line = {
-            "time": event.time,
-            "kind": kind,
-            "attempt": attempt,
-            **({"state": state.value} if state else {}),
-            "reason": reason,
-            **({"data": data} if data else {}),
-        }
         try:
-            self._append(line)
+            self._append(document_of(event))
         except OSError as error:
             raise JournalError(f"{self._path}: {error.strerror or error}") from error
         return event
+
+    def events(self) -> list[Event]:
+        """All events, those included that others have added."""
+        return read_events(self._path)
 
     def _append(self, line: dict[str, Any]) -> None:
         try:
@@ -83,6 +79,18 @@ class Journal:
             return False
         self._reserve.unlink()
         return True
+
+
+def document_of(event: Event) -> dict[str, Any]:
+    """An event as the line of a journal."""
+    return {
+        "time": event.time,
+        "kind": event.kind,
+        "attempt": event.attempt,
+        **({"state": event.state.value} if event.state else {}),
+        "reason": event.reason,
+        **({"data": event.data} if event.data else {}),
+    }
 
 
 def keep_reserve(path: Path, size: int = 1 << 18) -> None:

@@ -190,6 +190,11 @@ class Spool:
     def owner(self) -> Path:
         return self.root / "owner.json"
 
+    @property
+    def user(self) -> Path:
+        """Which supervisor uses it."""
+        return self.root / "supervisor.json"
+
     def heartbeat(self, attempt: int, rank: int) -> Path:
         return self.root / f"{attempt:03d}-{rank}.beat"
 

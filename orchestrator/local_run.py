@@ -25,6 +25,7 @@ from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
 from orchestrator.ledger import fold
 from orchestrator.node import LocalNode
+from orchestrator.orders import Order, OrderKind
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 
@@ -104,6 +105,7 @@ def _drive(
         spool=spool,
         environment=os.environ,
     )
+    limit = spec.limits.run
     controller = Controller(
         spec=spec,
         directory=directory,
@@ -112,7 +114,9 @@ def _drive(
         find=partial(find_nodes, spec.resources.device, os.environ),
         environment=os.environ,
         watcher=watcher,
+        log=Journal(directory.events, directory.reserve),
         faults=list(faults),
+        ends_at=None if limit is None else time.monotonic() + limit,
     )
     write_json(
         directory.live,
@@ -205,17 +209,21 @@ def remove_stale_spools() -> None:
     """Take away what a run left whose controller and supervisor were both killed."""
     for spool in Spool.all():
         owner = read_json(spool.owner) or {}
-        identity = processes.Identity(
-            owner.get("pid", 0), owner.get("start_time", 0), owner.get("boot_id", "")
-        )
         try:
             old = time.time() - spool.owner.stat().st_mtime > _STALE_AFTER
         except OSError:
             continue  # it is just ending
-        if old and not identity.alive():
+        if old and not (_alive(owner) or _alive(read_json(spool.user) or {})):
             processes.clear_marked(MARK, owner.get("run_id", "none"), _CLEAR_TIMEOUT)
             shutil.rmtree(spool.ray, ignore_errors=True)
             spool.remove()
+
+
+def _alive(identity: dict[str, Any]) -> bool:
+    """Whether the process that left its identity there still runs."""
+    return processes.Identity(
+        identity.get("pid", 0), identity.get("start_time", 0), identity.get("boot_id", "")
+    ).alive()
 
 
 @contextmanager
@@ -223,7 +231,8 @@ def _interruptible(controller: Controller) -> Iterator[None]:
     """SIGINT and SIGTERM end the run in order; a second one changes nothing."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        controller.interrupted = f"stopped by {signal.Signals(number).name}"
+        reason = f"stopped by {signal.Signals(number).name}"
+        controller.order = Order(OrderKind.CANCEL, reason)
 
     before = {
         number: signal.signal(number, interrupt)

@@ -22,7 +22,7 @@ from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message, listen
 from orchestrator.plan import LaunchPlan, user_environment
-from orchestrator.private_ray import NodeError, PrivateRay, Pump
+from orchestrator.private_ray import NodeError, PrivateRay, Pump, RunRay
 
 __all__ = ["LocalNode", "NodeError"]
 
@@ -43,19 +43,29 @@ class LocalNode:
         directory: RunDirectory,
         spool: Spool,
         environment: Mapping[str, str],
+        ray: RunRay | None = None,
     ) -> None:
+        """`ray` is the Ray of a head, whose ranks outlive it; None: one of the run's own."""
         self._run_id = run_id
+        self._outlives = ray is not None
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
-        self._ray = PrivateRay(job=f"{job}-{run_id}", directory=directory, spool=spool)
+        self._ray: RunRay = ray or PrivateRay(
+            job=f"{job}-{run_id}", directory=directory, spool=spool
+        )
+        self._watched_ray = False
         self._port: PortLease | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self.supervisor_pid: int | None = None
+        self.pace = 0.0
+        """Seconds between two looks of the supervisor; less than it can: as often as it can."""
+        self.started_attempt = 0
+        """The newest attempt that the supervisor has been told to start; 0: none."""
 
     # -- coming up --------------------------------------------------------------------------
 
@@ -65,8 +75,20 @@ class LocalNode:
         simulated = bool(found.simulated)
         resources = resources_of(node, found.withheld, simulated=simulated)
         self._ray.start(self._supervisor(), resources, simulated=simulated)
-        self._selector.register(self._ray, selectors.EVENT_READ)
+        self._watch_ray()
         self._wait_ready(pump, _READY_TIMEOUT)
+
+    def _watch_ray(self) -> None:
+        if not self._watched_ray:
+            self._selector.register(self._ray, selectors.EVENT_READ)
+            self._watched_ray = True
+
+    def await_supervisor(self, pump: Pump, timeout: float) -> bool:
+        """Whether a supervisor that an earlier controller started dials in within `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while not self.supervised and time.monotonic() < deadline:
+            pump(0.05)
+        return self.supervised
 
     def _supervisor(self) -> Start:
         argv = (
@@ -74,9 +96,9 @@ class LocalNode:
             "-m",
             "orchestrator.supervisor",
             self._run_id,
-            str(self._spool.socket),
             str(self._directory.root),
             json.dumps(self._spool.to_document()),
+            "service" if self._outlives else "embedded",
         )
         return Start(
             argv=argv,
@@ -153,6 +175,8 @@ class LocalNode:
         for message in self._link.receive():
             if message["event"] == "hello":
                 self.supervisor_pid = message["pid"]
+                self.started_attempt = message["started_attempt"]
+                self._command({"do": "pace", "seconds": self.pace})
                 text = f"pid {message['pid']} owns the ranks of this node"
                 messages.append({**message, "event": "supervisor_started", "text": text})
             else:
@@ -173,6 +197,7 @@ class LocalNode:
         messages = self._ray.messages(supervised=self.supervised)
         if self._ray.ended:
             self._selector.unregister(self._ray)
+            self._watched_ray = False
         return messages
 
     def _command(self, message: Message) -> None:
@@ -203,6 +228,11 @@ class LocalNode:
 
     # -- going down -------------------------------------------------------------------------
 
+    def detach(self) -> None:
+        """End the conversation and nothing else: the ranks wait for the next controller."""
+        self._drop_link()
+        self._close_descriptors()
+
     def close(self) -> None:
         """End the supervisor, what it owns, and Ray; nothing of the run is left after it."""
         supervisor = self.supervisor_pid
@@ -215,10 +245,13 @@ class LocalNode:
         # A supervisor that was killed cannot clear what escaped it; its ranks' children may.
         processes.clear_marked(MARK, self._run_id, _CLEAR_TIMEOUT)
         self._drop_link()
+        self._close_descriptors()
+        self._spool.remove()
+
+    def _close_descriptors(self) -> None:
         self.release_port()
         self._listener.close()
         self._selector.close()
-        self._spool.remove()
 
     def _await_end(self, pid: int) -> None:
         deadline = time.monotonic() + _CLOSE_TIMEOUT

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from cluster.allocate import Placement
 from cluster.ray_client import (
@@ -34,6 +35,32 @@ Pump = Callable[[float], None]
 
 class NodeError(RuntimeError):
     """The node cannot be used: Ray or the supervisor does not start, or devices are taken."""
+
+
+class RunRay(Protocol):
+    """A run's part of some Ray: what starts its supervisor and holds its devices."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is none to ask, and none will be."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `messages` has something."""
+
+    def start(self, supervisor: Start, resources: Mapping[str, float], *, simulated: bool) -> None:
+        """Have a supervisor started on a Ray that offers these resources; returns at once."""
+
+    def start_supervisor(self, supervisor: Start) -> None:
+        """Ask for another supervisor. Raises NodeError when there is nobody to ask."""
+
+    def reserve(self, placement: Placement, pump: Pump) -> None:
+        """Have the very devices of a placement held for the run. Raises NodeError."""
+
+    def messages(self, *, supervised: bool) -> list[Message]:
+        """What has happened. Raises NodeError when the node remains without a supervisor."""
+
+    def close(self) -> None:
+        """Give everything back."""
 
 
 class PrivateRay:

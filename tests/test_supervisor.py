@@ -33,7 +33,8 @@ DEADLINE = 30.0
 class Node:
     """A run with one supervisor; the test is its controller."""
 
-    def __init__(self, directory: Path, base: Path) -> None:
+    def __init__(self, directory: Path, base: Path, kind: str = "embedded") -> None:
+        self.kind = kind
         self.run_id = secrets.token_hex(8)
         self.run = RunDirectory(directory)
         self.spool = Spool(base / "muster-spool", base / "muster-ray")
@@ -47,11 +48,11 @@ class Node:
 
     def begin(self, stderr: Any = None) -> None:
         """Start a supervisor and take its call."""
-        argv = ["-m", "orchestrator.supervisor", self.run_id, str(self.spool.socket)]
+        argv = ["-m", "orchestrator.supervisor", self.run_id]
         document = json.dumps(self.spool.to_document())
         with open(self.run.supervisor_log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *argv, str(self.run.root), document],
+                [sys.executable, *argv, str(self.run.root), document, self.kind],
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -80,7 +81,8 @@ class Node:
     def listen(self) -> None:
         """Take what has arrived."""
         self.link.flush()
-        self.heard += self.link.receive()
+        for message in self.link.receive():
+            self.heard += [*message.get("seen", ()), message]
 
     def hear(
         self,

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import drill as drills
+from orchestrator import orders
 from orchestrator.jobfile import from_document
 from orchestrator.layout import RunDirectory
-from orchestrator.service import orders
+from orchestrator.orders import NotTaken, OrderKind, Refused
 from orchestrator.service.news import News
-from orchestrator.service.orders import NotTaken, OrderKind, Refused
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 from orchestrator.store import Store
