@@ -25,6 +25,7 @@ from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
 from orchestrator.ledger import fold
 from orchestrator.node import LocalNode
+from orchestrator.private_ray import PrivateRay
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 
@@ -97,7 +98,7 @@ def _drive(
     epoch, run_id = _enter(directory, by_hand=by_hand)
     _own(spool, directory, run_id)
     node = LocalNode(
-        job=spec.name,
+        ray=PrivateRay(job=f"{spec.name}-{run_id}", directory=directory, spool=spool),
         run_id=run_id,
         epoch=epoch,
         directory=directory,

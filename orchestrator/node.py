@@ -18,11 +18,11 @@ from cluster.ray_client import Start
 from cluster.reservation import resources_of
 from orchestrator import processes
 from orchestrator.found import Found
+from orchestrator.job_ray import NodeError, NodeRay, Pump
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message, listen
 from orchestrator.plan import LaunchPlan, user_environment
-from orchestrator.private_ray import NodeError, PrivateRay, Pump
 
 __all__ = ["LocalNode", "NodeError"]
 
@@ -37,7 +37,7 @@ class LocalNode:
     def __init__(
         self,
         *,
-        job: str,
+        ray: NodeRay,
         run_id: str,
         epoch: int,
         directory: RunDirectory,
@@ -51,7 +51,7 @@ class LocalNode:
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
-        self._ray = PrivateRay(job=f"{job}-{run_id}", directory=directory, spool=spool)
+        self._ray = ray
         self._port: PortLease | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -119,11 +119,8 @@ class LocalNode:
         self._drop_link()
 
     def ray_pids(self) -> tuple[int, ...]:
-        """The raylet of this run."""
-        session = str(self._spool.ray)
-        return tuple(
-            pid for pid in processes.mentioning(session) if processes.name_of(pid) == "raylet"
-        )
+        """The raylet of the Ray that this run uses."""
+        return self._ray.raylets()
 
     # -- talking ----------------------------------------------------------------------------
 

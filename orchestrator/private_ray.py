@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from cluster.allocate import Placement
 from cluster.ray_client import (
@@ -23,17 +23,13 @@ from cluster.ray_client import (
     Unreserved,
 )
 from cluster.reservation import bundles_of, widened
+from orchestrator import processes
+from orchestrator.job_ray import NodeError, Pump
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Message
 
 _RESERVE_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 15.0
-
-Pump = Callable[[float], None]
-
-
-class NodeError(RuntimeError):
-    """The node cannot be used: Ray or the supervisor does not start, or devices are taken."""
 
 
 class PrivateRay:
@@ -151,6 +147,11 @@ class PrivateRay:
                 text = f"Ray's keeper ended; the ranks go on; see {self._log}"
                 return [{"event": "ray_lost", "text": text}]
         return []
+
+    def raylets(self) -> tuple[int, ...]:
+        """The raylet of this Ray: what a drill kills."""
+        found = processes.mentioning(self._temp_dir)
+        return tuple(pid for pid in found if processes.name_of(pid) == "raylet")
 
     def close(self) -> None:
         """Take Ray down; after a time-out it goes on ending by itself."""
