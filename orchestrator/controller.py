@@ -36,7 +36,7 @@ from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
 from orchestrator.recorder import Log, Recorder, Viewer
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
-from orchestrator.status import view_from_disk
+from orchestrator.status import RunView, places, view_from_disk
 
 _TICK = 0.1
 _STOP_TIMEOUT = 30.0
@@ -103,6 +103,8 @@ class Controller:
     ends_at: float | None = None
     placement: Placement | None = None
     """Where a queue has put the run; None: the controller looks for itself."""
+    job: str = ""
+    """The id of a submitted job; empty: its name."""
     queued: bool = False
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
 
@@ -111,7 +113,7 @@ class Controller:
         self._keeper = CheckpointKeeper(
             self.directory, self._recorder, keep=self.spec.checkpoint.keep
         )
-        self._judge = Judge(self.spec, self._recorder, self._keeper)
+        self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
         self._came_up = False
         self._recovering = False
@@ -122,6 +124,20 @@ class Controller:
     def ledger(self) -> Ledger:
         """What is known of the run."""
         return self._recorder.ledger
+
+    def view(self) -> RunView:
+        """The run as it is now; may be asked for from any thread."""
+        way = self.way
+        return RunView(
+            job=self.job or self.spec.name,
+            directory=self.directory,
+            ledger=self.ledger,
+            ranks=way.gang.views if way else (),
+            places=places(way.gang.plan) if way else {},
+            live=True,
+            now=time.monotonic(),
+            observed_at=time.time(),
+        )
 
     # -- the line ---------------------------------------------------------------------------
 
@@ -146,7 +162,7 @@ class Controller:
         except JournalError as error:
             # A full disk, most likely: nothing may go on unrecorded.
             self._recorder.lose_voice(error)
-            return Outcome.FAILED
+            return Outcome.DETACHED if self.queued else Outcome.FAILED
         finally:
             self._devices.close()
             self._keeper.close()
@@ -176,7 +192,7 @@ class Controller:
             reason = f"attempt {self.ledger.attempt} had not been started yet"
             self._recorder.record("interrupted", reason, state=JobState.STOPPING)
             self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
-            self._recorder.record("again", reason, state=JobState.RECOVERING)
+            self._recorder.record("next", reason, state=JobState.RECOVERING)
             return self._without_gang(way)
         self._devices.hold(way.gang.plan.placement, way.gang.plan.simulated)
         self._judge.reopen()
@@ -266,6 +282,7 @@ class Controller:
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
+            places=plan.places,
             notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
@@ -477,7 +494,11 @@ class Controller:
         with contextlib.suppress(OSError):
             write_json(self.directory.attempt(self.ledger.attempt).beats, way.gang.last_beats())
         self._recorder.record(
-            "attempt_ended", seconds=seconds, steps=steps, last_step=max(0, way.gang.last_step)
+            "attempt_ended",
+            seconds=seconds,
+            steps=steps,
+            last_step=max(0, way.gang.last_step),
+            ends=way.gang.ends(),
         )
 
     def _wait(self, delay: float) -> None:
@@ -502,11 +523,17 @@ class Controller:
         if self.way is not None and self.ledger.state in _HAS_GANG:
             if self.ledger.state is not JobState.STOPPING:
                 kind = order.kind.value
-                self._recorder.record("stopping", order.reason, state=JobState.STOPPING, order=kind)
+                self._recorder.record(
+                    "stopping",
+                    order.reason,
+                    state=JobState.STOPPING,
+                    order=kind,
+                    preempts=order.preempts,
+                )
             self._stop(self.way, grace=halt.grace)
             self._end_attempt(self.way)
             self._keeper.settle()
-        self._recorder.record(halt.event, order.reason, state=halt.state)
+        self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         return _OUTCOMES[halt.state]
 
     def _return(self, reason: str) -> Outcome:

@@ -19,7 +19,7 @@ from orchestrator.found import LOCAL
 from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
 from orchestrator.states import JobState, RankState
-from orchestrator.status import RunView, document, places, view_from_disk
+from orchestrator.status import RunView, document, view_from_disk
 
 _LIVE_PERIOD = 0.25
 _LINES_PERIOD = 15.0
@@ -87,28 +87,11 @@ class Display:
         if now < self._next or self._quiet or controller.way is None:
             return
         self._next = now + (_LIVE_PERIOD if self._live else _LINES_PERIOD)
-        view = live_view(controller)
+        view = controller.view()
         if self._live is not None:
             self._live.update(_panel(view), refresh=True)
         elif view.ranks and any(rank.beat for rank in view.ranks):
             self._console.print(_panel(view))
-
-
-def live_view(controller: Controller) -> RunView:
-    """The view of a run from its controller's memory."""
-    way = controller.way
-    ranks = way.gang.views if way else ()
-    placed = way.gang.plan.to_document()["ranks"] if way else []
-    return RunView(
-        job=controller.spec.name,
-        directory=controller.directory,
-        ledger=controller.ledger,
-        ranks=ranks,
-        places=places(placed),
-        live=True,
-        now=time.monotonic(),
-        observed_at=time.time(),
-    )
 
 
 def _panel(view: RunView) -> Group:

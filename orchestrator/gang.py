@@ -141,6 +141,20 @@ class Gang:
         """Rank, pid and start time of every process, for the journal."""
         return [[view.rank, view.pid, view.start_time] for view in self.views]
 
+    def ends(self) -> list[list[Any]]:
+        """Rank, state, pid, start time, exit code and signal of every rank, for the record."""
+        return [
+            [
+                view.rank,
+                view.state().value,
+                view.pid,
+                view.start_time,
+                view.exit.code if view.exit else None,
+                view.exit.signal if view.exit else None,
+            ]
+            for view in self.views
+        ]
+
     @property
     def started(self) -> bool:
         """Whether every rank has a process."""

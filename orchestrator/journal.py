@@ -102,8 +102,8 @@ def keep_reserve(path: Path, size: int = 1 << 18) -> None:
         os.close(descriptor)
 
 
-def append_line(path: Path, document: dict[str, Any]) -> None:
-    """Append one JSON line with a single write and make it durable.
+def append_line(path: Path, document: dict[str, Any], *, durable: bool = True) -> None:
+    """Append one JSON line with a single write and, unless it is a copy, make it durable.
 
     A torn last line, left by a crash or a full disk, is closed off first: readers skip it.
     """
@@ -116,7 +116,8 @@ def append_line(path: Path, document: dict[str, Any]) -> None:
         written = os.write(descriptor, line)
         if written != len(line):
             raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted", str(path))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -22,8 +22,11 @@ from orchestrator.states import JobState
 class Judge:
     """Turns a suspect into an incident and a decision, both in the journal."""
 
-    def __init__(self, spec: JobSpec, recorder: Recorder, keeper: CheckpointKeeper) -> None:
+    def __init__(
+        self, spec: JobSpec, recorder: Recorder, keeper: CheckpointKeeper, job: str
+    ) -> None:
         self._spec = spec
+        self._job = job
         self._recorder = recorder
         self._keeper = keeper
         self._oom_kills: int | None = None
@@ -72,7 +75,7 @@ class Judge:
         lost = self.open_fault.steps_before if self.open_fault else 0
         self.open_fault = OpenFault(fault_at, max(lost, way.gang.last_step))
         document = incident.opened(
-            job=self._spec.name,
+            job=self._job,
             attempt=self._recorder.ledger.attempt,
             suspect=blamed,
             finding=finding,

@@ -27,9 +27,13 @@ class Ledger:
     attempt: int = 0
     resumed_step: int = 0
     pids: list[list[int]] = field(default_factory=list)
+    places: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Node and device (`kind:index`) of every rank of the newest attempt."""
     supervisor: dict[str, Any] | None = None
     """Its identity: pid, start_time, boot_id."""
     spool: dict[str, str] | None = None
+    entered_at: float | None = None
+    """When a controller last took it out of the queue; one that adopts it does not count."""
     attempt_at: float | None = None
     chosen: dict[str, Any] | None = None
     """What the newest attempt resumes from: path, step, digest, world_size; None: fresh."""
@@ -102,12 +106,25 @@ def _controller(ledger: Ledger, event: Event) -> None:
     ledger.run_id = event.data["run_id"]
     ledger.epoch = event.data["epoch"]
     ledger.spool = event.data.get("spool")
+    if event.state is not None:
+        ledger.entered_at = event.time
     if event.data.get("forgive"):
-        # A person looked at it and started it again: the budgets are fresh.
-        ledger.charged.clear()
-        ledger.without_gain = ledger.failures_in_a_row = 0
-        ledger.sources = ""
-        ledger.blamed.clear()
+        _forgive(ledger, event)
+
+
+def _forgive(ledger: Ledger, _: Event) -> None:
+    """A person looked at it and started it again: the budgets are fresh."""
+    ledger.charged.clear()
+    ledger.without_gain = ledger.failures_in_a_row = 0
+    ledger.sources = ""
+    ledger.blamed.clear()
+
+
+def _requeued(ledger: Ledger, event: Event) -> None:
+    if event.data.get("preempted"):
+        preemption = FailureClass.PREEMPTION
+        ledger.charged[preemption] = ledger.charged.get(preemption, 0) + 1
+        ledger.restarts[preemption.value] = ledger.restarts.get(preemption.value, 0) + 1
 
 
 def _attempt(ledger: Ledger, event: Event) -> None:
@@ -116,6 +133,7 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.sources = event.data["sources"]
     ledger.pids = []
     ledger.attempt_at = event.time
+    ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
     ledger.suspect = ledger.order = None
     ledger.chosen = None
     if event.data["resumed_from"]:
@@ -149,7 +167,8 @@ def _failing(ledger: Ledger, event: Event) -> None:
 
 def _ordered(ledger: Ledger, event: Event) -> None:
     order = event.data.get("order")
-    ledger.order = Order(OrderKind(order), event.reason) if order else None
+    preempts = event.data.get("preempts", False)
+    ledger.order = Order(OrderKind(order), event.reason, preempts) if order else None
 
 
 def _resumed(ledger: Ledger, event: Event) -> None:
@@ -247,4 +266,6 @@ _HANDLERS = {
     "retired": _retired,
     "drill": _drill,
     "waiting": _waiting,
+    "again": _forgive,
+    "requeued": _requeued,
 }

@@ -18,11 +18,11 @@ from cluster.ray_client import Start
 from cluster.reservation import resources_of
 from orchestrator import processes
 from orchestrator.found import Found
+from orchestrator.job_ray import NodeError, NodeRay, Pump
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message, listen
 from orchestrator.plan import LaunchPlan, user_environment
-from orchestrator.private_ray import NodeError, PrivateRay, Pump, RunRay
 
 __all__ = ["LocalNode", "NodeError"]
 
@@ -37,30 +37,30 @@ class LocalNode:
     def __init__(
         self,
         *,
-        job: str,
+        ray: NodeRay,
         run_id: str,
         epoch: int,
         directory: RunDirectory,
         spool: Spool,
         environment: Mapping[str, str],
-        ray: RunRay | None = None,
+        outlives: bool = False,
     ) -> None:
-        """`ray` is the Ray of a head, whose ranks outlive it; None: one of the run's own."""
+        """`outlives`: the supervisor and its ranks outlive this process, as those of a head do."""
         self._run_id = run_id
-        self._outlives = ray is not None
+        self._outlives = outlives
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
-        self._ray: RunRay = ray or PrivateRay(
-            job=f"{job}-{run_id}", directory=directory, spool=spool
-        )
+        self._ray = ray
         self._watched_ray = False
         self._port: PortLease | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
+        if outlives:
+            self._watch_ray()
         self.supervisor_pid: int | None = None
         self.pace = 0.0
         """Seconds between two looks of the supervisor; less than it can: as often as it can."""
@@ -141,11 +141,8 @@ class LocalNode:
         self._drop_link()
 
     def ray_pids(self) -> tuple[int, ...]:
-        """The raylet of this run."""
-        session = str(self._spool.ray)
-        return tuple(
-            pid for pid in processes.mentioning(session) if processes.name_of(pid) == "raylet"
-        )
+        """The raylet of the Ray that this run uses."""
+        return self._ray.raylets()
 
     # -- talking ----------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ class Order:
 
     kind: OrderKind
     reason: str
+    preempts: bool = False  # for a job of higher priority: charged to the class preemption
 
 
 @dataclass(frozen=True)

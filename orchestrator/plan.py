@@ -95,6 +95,12 @@ class LaunchPlan:
         return {rank.assignment.rank: rank.assignment.device.index for rank in self.ranks}
 
     @property
+    def places(self) -> list[list[Any]]:
+        """Rank, node and device of every rank, for the record."""
+        placed = (rank.assignment for rank in self.ranks)
+        return [[a.rank, a.node, f"{a.device.kind.value}:{a.device.index}"] for a in placed]
+
+    @property
     def processes(self) -> tuple[ProcessPlan, ...]:
         """All processes, the scheduler first: ranks look for it at once."""
         ranks = tuple(rank.process for rank in self.ranks)

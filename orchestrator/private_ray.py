@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 from cluster.allocate import Placement
 from cluster.ray_client import (
@@ -24,43 +23,13 @@ from cluster.ray_client import (
     Unreserved,
 )
 from cluster.reservation import bundles_of, widened
+from orchestrator import processes
+from orchestrator.job_ray import NodeError, Pump
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Message
 
 _RESERVE_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 15.0
-
-Pump = Callable[[float], None]
-
-
-class NodeError(RuntimeError):
-    """The node cannot be used: Ray or the supervisor does not start, or devices are taken."""
-
-
-class RunRay(Protocol):
-    """A run's part of some Ray: what starts its supervisor and holds its devices."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is none to ask, and none will be."""
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when `messages` has something."""
-
-    def start(self, supervisor: Start, resources: Mapping[str, float], *, simulated: bool) -> None:
-        """Have a supervisor started on a Ray that offers these resources; returns at once."""
-
-    def start_supervisor(self, supervisor: Start) -> None:
-        """Ask for another supervisor. Raises NodeError when there is nobody to ask."""
-
-    def reserve(self, placement: Placement, pump: Pump) -> None:
-        """Have the very devices of a placement held for the run. Raises NodeError."""
-
-    def messages(self, *, supervised: bool) -> list[Message]:
-        """What has happened. Raises NodeError when the node remains without a supervisor."""
-
-    def close(self) -> None:
-        """Give everything back."""
 
 
 class PrivateRay:
@@ -178,6 +147,11 @@ class PrivateRay:
                 text = f"Ray's keeper ended; the ranks go on; see {self._log}"
                 return [{"event": "ray_lost", "text": text}]
         return []
+
+    def raylets(self) -> tuple[int, ...]:
+        """The raylet of this Ray: what a drill kills."""
+        found = processes.mentioning(self._temp_dir)
+        return tuple(pid for pid in found if processes.name_of(pid) == "raylet")
 
     def close(self) -> None:
         """Take Ray down; after a time-out it goes on ending by itself."""

@@ -20,9 +20,10 @@ from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Inventory, Node
 from cluster.ray_client import Start
 from cluster.reservation import resources_of
+from orchestrator.job_ray import NodeError
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Message
-from orchestrator.private_ray import NodeError, PrivateRay
+from orchestrator.private_ray import PrivateRay
 from tests.runs import poll
 
 DRIVER = """
