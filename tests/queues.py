@@ -9,10 +9,9 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from cluster.allocate import Placement, Request, allocate
+from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Inventory, Node
 from orchestrator.queueing import Cluster, Decisions, Quota, Running, Waiting, schedule
-from orchestrator.queueing.held import budget_left
-from orchestrator.spec import Limits
 from tests import fabrics
 
 ASCEND, GPU, CPU = DeviceKind.ASCEND, DeviceKind.GPU, DeviceKind.CPU
@@ -45,9 +44,15 @@ def job(
 ) -> Waiting:
     """A waiting job."""
     request = Request(kind, ranks, each or min(ranks, 8), cpus)
-    limits = Limits(wait=wait, run=run)
     return Waiting(
-        job=name, request=request, submitted_at=at, priority=priority, queue=queue, limits=limits
+        job=name,
+        request=request,
+        place=at,
+        since=at,
+        priority=priority,
+        queue=queue,
+        wait_limit=wait,
+        run_limit=run,
     )
 
 
@@ -72,7 +77,7 @@ def running(one: Waiting, placement: Placement, now: float) -> Running:
         started_at=now,
         priority=one.priority,
         queue=one.queue,
-        run_limit=one.limits.run,
+        run_limit=one.run_limit,
     )
 
 
@@ -81,8 +86,9 @@ def left(where: Cluster, running: Sequence[Running]) -> tuple[Inventory, dict[st
     keys = {a.device.key: f"in use by job {r.job}" for r in running for a in r.assignments}
     nodes = []
     for one in where.inventory.nodes:
-        held = tuple(r.held[one.name] for r in running if one.name in r.held)
-        nodes.append(replace(one, cpus=budget_left(one.cpus, held)))
+        taken = {cpu for r in running if one.name in r.held for cpu in r.held[one.name].cpus}
+        free = tuple(cpu for cpu in one.cpus.cpus if cpu not in taken)
+        nodes.append(replace(one, cpus=CpuBudget(free, one.cpus.quota)))
     return Inventory(tuple(nodes)), {**where.withheld, **keys}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.cpu import CpuBudget
 from cluster.device import DeviceKind
-from orchestrator.queueing import Decisions, Quota, Running, lines, schedule
+from orchestrator.queueing import Decisions, Quota, Running, schedule
 from tests import queues
 from tests.queues import ASCEND, NOW, cluster, job, node, runs
 
@@ -23,7 +23,7 @@ def names(decisions: Decisions) -> list[str]:
 def test_higher_priority_first_then_first_come() -> None:
     """One that lost its devices goes before others of its priority, and behind higher ones."""
     line = [job("late", 1, at=2), job("early", 1, at=1), job("high", 1, at=9, priority=70)]
-    back = replace(job("back", 1, at=8), returning=True)
+    back = replace(job("back", 1, at=8), front=True)
     assert names(schedule([*line, back], [], [], EIGHT, NOW)) == ["high", "back", "early", "late"]
 
 
@@ -167,11 +167,12 @@ def test_every_line_of_ps_has_a_place_and_a_reason() -> None:
     """First in line first, in the allocator's own words."""
     line = [job("b", 8, at=1), job("a", 8), job("c", 4, at=2)]
     before = runs(EIGHT, job("r", 8))
-    told = lines(line, schedule(line, before, [], EIGHT, NOW))
-    assert [(one.position, one.job) for one in told] == [(1, "a"), (2, "b"), (3, "c")]
+    decisions = schedule(line, before, [], EIGHT, NOW)
+    assert decisions.positions == {"a": 1, "b": 2, "c": 3}
+    told = [*decisions.reasons.values()]
     words = "needs 8 free NPUs in one node; n0 has 0: NPU 0-7 in use by job r"
-    assert told[0].reason.startswith(f"{words}; next in line")
-    assert told[2].reason == "needs 4 free NPUs in one node; n0 has 0: NPU 0-7 in use by job r"
+    assert told[0].startswith(f"{words}; next in line")
+    assert told[2] == "needs 4 free NPUs in one node; n0 has 0: NPU 0-7 in use by job r"
 
 
 def test_cpus_that_the_next_needs_are_kept_as_well() -> None:

@@ -191,27 +191,24 @@ def test_a_room_answers_as_the_allocator_does(inventory: Inventory, request: Req
 
 def assert_same(inventory: Inventory, request: Request) -> None:
     """The same devices and CPUs, or a refusal in the same words."""
-    answer, room = allocate(inventory, request), Room(Cluster(inventory))
+    answer, room = allocate(inventory, request), Room.empty(Cluster(inventory))
     if isinstance(answer, Placement):
         assert room.place(request) == answer
     else:
         assert room.place(request) is None
-        assert room.why([request]) == [answer.reason]
+        assert room.why(request) == answer.reason
 
 
 @given(scenes())
 def test_a_held_room_is_refused_as_the_allocator_would(scene: Scene) -> None:
     """What running jobs hold is out of the room, and given back it is in again."""
     where, line, before, _ = scene
-    room = Room(where)
-    for one in before:
-        room.hold(one.held)
+    room = Room.empty(where).beside(before)
     for job in line:
         assert (room.select(job.request) is not None) == fits(where, before, job.request)
-    for one in before:
-        room.release(one.held)
     for job in line:
-        assert (room.select(job.request) is not None) == fits(where, [], job.request)
+        with room.without(before):
+            assert (room.select(job.request) is not None) == fits(where, [], job.request)
 
 
 @given(st.integers(0, 1000))
@@ -231,7 +228,7 @@ def test_everything_that_can_run_comes_to_run_and_ends(seed: int) -> None:
         )
         for i in range(120)
     ]
-    work = {one.job: draw.uniform(1, one.limits.run or 80.0) for one in arriving}
+    work = {one.job: draw.uniform(1, one.run_limit or 80.0) for one in arriving}
     ended = simulated(where, arriving, work, [Quota("a", {DeviceKind.ASCEND: 24})])
     assert Counter(ended.keys()) == Counter(one.job for one in arriving)
 
@@ -241,17 +238,17 @@ def simulated(
 ) -> dict[str, float]:
     """When each job ends, where a pass follows every arrival and end; a stop takes 5 s."""
     by_name, left = {one.job: one for one in jobs}, dict(work)
-    coming = sorted(jobs, key=lambda one: one.submitted_at)
+    coming = sorted(jobs, key=lambda one: one.place)
     line: list[Waiting] = []
     active: dict[str, tuple[Running, float]] = {}
     ended: dict[str, float] = {}
     now = 0.0
     for _ in range(20 * len(jobs)):
-        events = [one.submitted_at for one in coming[:1]] + [end for _, end in active.values()]
+        events = [one.place for one in coming[:1]] + [end for _, end in active.values()]
         if not events:
             break
         now = min(events)
-        while coming and coming[0].submitted_at <= now:
+        while coming and coming[0].place <= now:
             line.append(coming.pop(0))
         for name, (one, end) in [*active.items()]:
             if end <= now:
@@ -260,7 +257,7 @@ def simulated(
                 if left[name] <= 1e-6:
                     ended[name] = now
                 else:
-                    line.append(replace(by_name[name], returning=True))
+                    line.append(replace(by_name[name], front=True))
         decisions = schedule(line, [one for one, _ in active.values()], quotas, where, now)
         for one in queues.started(line, decisions, now):
             active[one.job] = one, now + left[one.job]

@@ -1,4 +1,4 @@
-"""The queue: who starts now, who is stopped for whom, and why the others wait."""
+"""The queue's decisions, pure: who starts now, who is stopped for whom, why the others wait."""
 
 from orchestrator.queueing.schedule import schedule
 from orchestrator.queueing.values import (
@@ -10,17 +10,14 @@ from orchestrator.queueing.values import (
     Start,
     Waiting,
 )
-from orchestrator.queueing.words import Line, lines
 
 __all__ = [
     "Cluster",
     "Decisions",
-    "Line",
     "Preemption",
     "Quota",
     "Running",
     "Start",
     "Waiting",
-    "lines",
     "schedule",
 ]

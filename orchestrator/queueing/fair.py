@@ -13,35 +13,30 @@ from dataclasses import replace
 
 from cluster.allocate import Request
 from cluster.cpu import CpuBudget
-from cluster.device import Node
+from orchestrator.queueing.left import Left
 
 
 def fairly(
-    request: Request,
-    counts: Mapping[str, int],
-    nodes: Mapping[str, Node],
-    left: Mapping[str, CpuBudget],
+    request: Request, counts: Mapping[str, int], left: Mapping[str, Left]
 ) -> tuple[Request, Mapping[str, CpuBudget]]:
     """The request with `cpus_per_rank` filled in, and the CPUs of each node that it may have.
 
-    `counts` are its ranks by node, `left` the CPUs that no other job holds. All stays as it is
-    for a gang that says how many it wants, for slots (they take what is free), for one that has
-    its nodes to itself, and where there are fewer CPUs than accelerators: they are shared then.
+    `counts` are its ranks by node. All stays as it is for a gang that says how many it wants,
+    for slots (they take what is free), for one that has its nodes to itself, and where there
+    are fewer CPUs than accelerators: they are shared then.
     """
-    whole = all(count == len(nodes[name].devices) for name, count in counts.items())
-    if request.cpus_per_rank is not None or request.kind.is_slot or whole:
-        return request, left
-    shares = (
-        min(len(nodes[n].cpus.cpus) // len(nodes[n].devices), len(left[n].cpus) // count)
+    all_free = {name: left[name].budget for name in counts}
+    devices = {name: len(left[name].node.devices) for name in counts}
+    if request.cpus_per_rank is not None or request.kind.is_slot or devices == dict(counts):
+        return request, all_free
+    each = min(
+        min(len(left[n].node.cpus.cpus) // devices[n], len(left[n].cpus) // count)
         for n, count in counts.items()
     )
-    each = min(shares)
-    budgets = {n: _part(left[n], nodes[n], count) for n, count in counts.items()}
-    return (replace(request, cpus_per_rank=each) if each else request), budgets
+    parts = {n: _part(all_free[n], count / devices[n]) for n, count in counts.items()}
+    return (replace(request, cpus_per_rank=each) if each else request), parts
 
 
-def _part(left: CpuBudget, node: Node, count: int) -> CpuBudget:
-    """A CPU quota is divided as well: it is shared by all that runs on the node."""
-    if left.quota is None or node.cpus.quota is None:
-        return left
-    return replace(left, quota=min(left.quota, node.cpus.quota * count / len(node.devices)))
+def _part(budget: CpuBudget, part: float) -> CpuBudget:
+    """A CPU quota is shared by all that runs on the node: it is divided as well."""
+    return budget if budget.quota is None else replace(budget, quota=budget.quota * part)

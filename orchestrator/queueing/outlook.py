@@ -6,6 +6,7 @@ doubling steps and halving them, not by trying each.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
@@ -19,38 +20,22 @@ EXACT_SETS = 64
 """So many sets of victims are tried one by one; among more the best of a few orders is taken."""
 
 
+def fits(room: Room, gone: Iterable[Running], request: Request) -> bool:
+    """Whether the request has room when these have gone."""
+    with room.without(gone):
+        return room.select(request) is not None
+
+
 def fewest(room: Room, going: Sequence[Running], request: Request) -> int | None:
-    """How many of `going`, in this order, must go before the request has room; None: all do not do.
-
-    `room` stays as it is.
-    """
-    low, room, step = 0, room.copy(), 1
-    if room.select(request) is not None:
-        return 0
-    while low < len(going):
-        further = without(room, going[low : low + step])
-        if further.select(request) is not None:
-            break
-        low, room, step = low + step, further, step * 2
-    else:
-        return None
-    high = min(low + step, len(going))  # `low` are too few, `high` suffice
-    while high - low > 1:
-        middle = (low + high) // 2
-        further = without(room, going[low:middle])
-        if further.select(request) is None:
-            low, room = middle, further
-        else:
-            high = middle
-    return high
-
-
-def without(room: Room, gone: Iterable[Running]) -> Room:
-    """The room when these have gone."""
-    left = room.copy()
-    for one in gone:
-        left.release(one.held)
-    return left
+    """How many of `going`, in this order, must go before the request has room; None: all do not do."""
+    high = 1
+    while not fits(room, going[:high], request):
+        if high >= len(going):
+            return None
+        high *= 2
+    low = high // 2
+    counts = range(low, min(high, len(going)) + 1)
+    return low + bisect_left(counts, True, key=lambda count: fits(room, going[:count], request))
 
 
 def victims(
@@ -79,8 +64,8 @@ def _by_nodes(
     each = min(request.ranks, request.ranks_per_node or request.ranks)
     on_node: defaultdict[str, list[Running]] = defaultdict(list)
     for one in young:
-        for name, held in one.held.items():
-            if held.kind is request.kind:
+        if one.kind is request.kind:
+            for name in one.held:
                 on_node[name].append(one)
     groups = []
     for name, here in on_node.items():
@@ -104,17 +89,17 @@ def _enough(name: str, here: list[Running], lacking: int) -> list[Running]:
 
 
 def _on(one: Running, name: str) -> int:
-    return len(one.held[name].devices)
+    return len(one.held[name].here)
 
 
 def _pruned(room: Room, stopped: list[Running], request: Request) -> list[Running]:
     """Of these jobs, which make room, only those that cannot be spared."""
-    shares = without(room, stopped).select(request) or []
-    nodes = {offer.node.name for offer, _ in shares}
+    with room.without(stopped):
+        nodes = {offer.node.name for offer, _ in room.select(request) or []}
     stopped = [one for one in stopped if nodes & one.held.keys()]
     for one in sorted(stopped, key=_size, reverse=True):
         others = [other for other in stopped if other is not one]
-        if without(room, others).select(request) is not None:
+        if fits(room, others, request):
             stopped = others
     return stopped
 
@@ -127,7 +112,7 @@ def _exact(room: Room, candidates: Sequence[Running], request: Request) -> list[
         if tried > EXACT_SETS:
             break
         sets = (list(some) for some in combinations(candidates, size))
-        fitting += [one for one in sets if without(room, one).select(request) is not None]
+        fitting += [one for one in sets if fits(room, one, request)]
     return fitting
 
 

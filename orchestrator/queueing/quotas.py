@@ -9,14 +9,16 @@ from collections.abc import Iterable
 from orchestrator.queueing.values import Quota, Running, Waiting
 
 _Pot = tuple[str, str]
+_Part = tuple[float, int]
+"""So many devices, until or from that moment."""
 
 
 class Quotas:
     """What each queue holds and may hold during one pass.
 
     A job that cannot start yet claims its part: a later one of its queue may use it only if it
-    ends before. `claim` is called once for the first job of a queue that lacks quota, and for
-    every job that devices are kept for.
+    ends before. `wait` claims for the first job of a queue that lacks quota, and `claim` is
+    called for every job that devices are kept for.
     """
 
     def __init__(self, quotas: Iterable[Quota], running: Iterable[Running], now: float) -> None:
@@ -27,9 +29,9 @@ class Quotas:
                 pot = (quota.queue, kind.value)
                 self._most[pot] = min(number, self._most.get(pot, number))
         self._used: Counter[_Pot] = Counter()
-        self._claims: defaultdict[_Pot, list[tuple[float, int]]] = defaultdict(list)
-        self._claimants: defaultdict[_Pot, list[str]] = defaultdict(list)
-        self._ends: defaultdict[_Pot, list[tuple[float, int]]] = defaultdict(list)
+        self._ends: defaultdict[_Pot, list[_Part]] = defaultdict(list)
+        self._claims: defaultdict[_Pot, list[_Part]] = defaultdict(list)
+        self._first: dict[_Pot, str] = {}
         self._short: set[_Pot] = set()
         for one in running:
             if one.kind is not None:
@@ -52,8 +54,8 @@ class Quotas:
         return self._used[pot] + job.request.ranks + claimed <= self._most[pot]
 
     def first(self, job: Waiting) -> str | None:
-        """The first job of its queue that lacks quota, or that devices are kept for."""
-        return next(iter(self._claimants[_pot(job)]), None)
+        """The first job of its queue that has a claim."""
+        return self._first.get(_pot(job))
 
     def start(self, job: Waiting, ends: float) -> None:
         """The job has its devices until then."""
@@ -62,7 +64,7 @@ class Quotas:
     def claim(self, job: Waiting, at: float) -> None:
         """The job starts at that moment, or is to be able to."""
         self._claims[_pot(job)].append((at, job.request.ranks))
-        self._claimants[_pot(job)].append(job.job)
+        self._first.setdefault(_pot(job), job.job)
 
     def wait(self, job: Waiting) -> None:
         """The job lacks quota: if it is the first of its queue, no other may delay it."""
@@ -70,12 +72,13 @@ class Quotas:
         if pot in self._short:
             return
         self._short.add(pot)
-        used, most = self._used[pot], self._most[pot]
-        for end, number in sorted(self._ends[pot]):
-            used -= number
-            if used + job.request.ranks <= most:
-                return self.claim(job, end)
-        return self.claim(job, math.inf)
+        too_many = self._used[pot] + job.request.ranks - self._most[pot]
+        at = -math.inf
+        for at, number in sorted(self._ends[pot]):
+            too_many -= number
+            if too_many <= 0:
+                break
+        self.claim(job, at if too_many <= 0 else math.inf)
 
     def _charge(self, pot: _Pot, number: int, ends: float) -> None:
         self._used[pot] += number

@@ -1,4 +1,4 @@
-"""What is free of a cluster, kept up to date while a pass gives and takes. For one pass only.
+"""What is free of a cluster, kept up to date while a pass gives and takes.
 
 The allocator's answer depends on a node by few things: what its best sets would cost and how many
 devices and CPUs are free. Nodes that agree in those differ by their names alone, and among equals
@@ -8,126 +8,130 @@ as many as the request can use, and its answer is that for the whole cluster: te
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import islice
 
-from cluster.allocate import Placement, Refusal, Request, allocate
-from cluster.cpu import CpuBudget
-from cluster.device import DeviceKind, Inventory, Node
-from cluster.offer import Offer, offer_of
+from cluster.allocate import Placement, Request, allocate
+from cluster.device import DeviceKind, Inventory
 from cluster.refusal import why_not
 from cluster.selection import Share, select
 from orchestrator.queueing.fair import fairly
-from orchestrator.queueing.held import Held, budget_left, quota_left
-from orchestrator.queueing.stock import Stock
-from orchestrator.queueing.values import Cluster
-
-_Sort = tuple[Any, ...]
-_Shelf = tuple[DeviceKind, int | None]
-"""Requests of one kind and `cpus_per_rank` find the same nodes alike."""
+from orchestrator.queueing.held import Held
+from orchestrator.queueing.left import Left, Shelf, Sort
+from orchestrator.queueing.values import Cluster, Running
 
 
 class _Index:
     """The nodes that have something for requests of one shelf, by sort and then by name."""
 
-    def __init__(self, changed: Iterable[str] = ()) -> None:
-        self.changed = set(changed)
-        self._sort_of: dict[str, _Sort] = {}
-        self._alike: dict[_Sort, list[str]] = {}
+    def __init__(self) -> None:
+        self._sort_of: dict[str, Sort] = {}
+        self._alike: defaultdict[Sort, list[str]] = defaultdict(list)
 
     def copy(self) -> _Index:
-        other = _Index(self.changed)
+        other = _Index()
         other._sort_of = dict(self._sort_of)
-        other._alike = {sort: list(names) for sort, names in self._alike.items()}
+        other._alike.update({sort: list(names) for sort, names in self._alike.items()})
         return other
 
-    def put(self, name: str, sort: _Sort | None) -> None:
+    def put(self, name: str, sort: Sort | None) -> None:
         """Note what the node is like now; None: it has nothing."""
-        before = self._sort_of.get(name)
-        if sort == before:
-            return
+        before = self._sort_of.pop(name, None)
         if before is not None:
             names = self._alike[before]
             del names[bisect_left(names, name)]
-        if sort is None:
-            del self._sort_of[name]
-        else:
+        if sort is not None:
             self._sort_of[name] = sort
-            insort(self._alike.setdefault(sort, []), name)
+            insort(self._alike[sort], name)
 
-    def first(self, most: int, besides: frozenset[str]) -> Iterator[str]:
-        """Up to `most` nodes of each sort, those in `besides` not counted and always there."""
-        yield from sorted(besides & self._sort_of.keys())
+    def first(self, most: int, own: frozenset[str]) -> Iterator[str]:
+        """Up to `most` nodes of each sort, those in `own` not counted and always there."""
+        yield from own & self._sort_of.keys()
         for names in self._alike.values():
-            others = (name for name in names if name not in besides)
-            yield from (name for name, _ in zip(others, range(most), strict=False))
+            others = (name for name in names if name not in own) if own else names
+            yield from islice(others, most)
 
 
 class Room:
-    """What is free; `hold` and `release` change it, `copy` costs little."""
+    """The nodes of a cluster and what is left of them."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        """ValueError if two nodes have the same name."""
-        self._stock = Stock(cluster)
-        self._held: dict[str, tuple[Held, ...]] = {}
-        self._closed: frozenset[str] = frozenset()
-        self._indexes: dict[_Shelf, _Index] = {}
+    def __init__(self, left: Mapping[str, Left]) -> None:
+        self._left = dict(left)
+        self._indexes: dict[Shelf, _Index] = {}
 
     @classmethod
     def empty(cls, cluster: Cluster) -> Room:
-        """The room of a cluster in which nothing runs; not to be changed. Raises as `Room`."""
-        room: Room = cluster.worked_out.get("empty") or cls(cluster)
-        return cluster.worked_out.setdefault("empty", room)  # type: ignore[no-any-return]
-
-    def fresh(self) -> Room:
-        """A copy for one pass: what is found of held nodes goes with it."""
-        other = self.copy()
-        other._stock = self._stock.fresh()
-        return other
+        """The room in which nothing runs; not to be changed. ValueError: two nodes of one name."""
+        if "room" not in cluster.worked_out:
+            nodes = {node.name: node for node in cluster.inventory.nodes}
+            if len(nodes) < len(cluster.inventory.nodes):
+                raise ValueError("two nodes of the cluster have the same name")
+            barred: defaultdict[str, dict[str, str]] = defaultdict(dict)
+            for key, why in cluster.withheld.items():
+                barred[key.rpartition("/")[0]][key] = why
+            left = {name: Left(nodes[name], barred.get(name, {})) for name in sorted(nodes)}
+            cluster.worked_out["room"] = cls(left)
+        room: Room = cluster.worked_out["room"]
+        return room
 
     def copy(self) -> Room:
         """The same room, to be changed on its own."""
-        other = object.__new__(Room)
-        other._stock = self._stock
-        other._held = dict(self._held)
-        other._closed = self._closed
+        other = Room(self._left)
         other._indexes = {shelf: index.copy() for shelf, index in self._indexes.items()}
         return other
 
-    def hold(self, held: Mapping[str, Held]) -> None:
-        """Take what a job holds. Several may hold the same: it is free when none does."""
-        known = held.keys() & self._stock.nodes.keys()
-        for name in known:
-            self._held[name] = (*self._held.get(name, ()), held[name])
-        self._changed(known)
+    def beside(self, running: Iterable[Running]) -> Room:
+        """Another room, less what these hold."""
+        other = Room(self._left)
+        for one in running:
+            other.hold(one.held)
+        return other
 
-    def release(self, held: Mapping[str, Held]) -> None:
-        """Give back what was taken, the very same values."""
-        known = held.keys() & self._held.keys()
-        for name in known:
-            self._held[name] = tuple(one for one in self._held[name] if one is not held[name])
-        self._changed(known)
+    def hold(self, held: Mapping[str, Held]) -> None:
+        """Take what a job holds; nodes that nobody knows are passed over."""
+        self._put({name: self._left[name].but(held[name]) for name in held if name in self._left})
 
     def close(self, kind: DeviceKind) -> None:
         """Keep whole every node that could be used for `kind`."""
-        names = frozenset(self._stock.having(kind))
-        self._closed |= names
-        self._changed(names)
+        for name in [n for n, left in self._left.items() if left.has(kind)]:
+            del self._left[name]
+            for index in self._indexes.values():
+                index.put(name, None)
+
+    @contextmanager
+    def without(self, gone: Iterable[Running]) -> Iterator[None]:
+        """The room as if these had gone."""
+        now: dict[str, Left] = {}
+        for one in gone:
+            for name in one.held.keys() & self._left.keys():
+                now[name] = now.get(name, self._left[name]).without(one.held[name])
+        before = {name: self._left[name] for name in now}
+        self._put(now)
+        try:
+            yield
+        finally:
+            self._put(before)
+
+    def _put(self, changed: Mapping[str, Left]) -> None:
+        self._left.update(changed)
+        for shelf, index in self._indexes.items():
+            for name, left in changed.items():
+                index.put(name, left.sort(shelf))
 
     def free_of(self, name: str, kind: DeviceKind) -> int:
         """How many devices of a node nobody holds."""
-        held = self._held.get(name, ())
-        return self._stock.offered(name, kind, held)[0] if name not in self._closed else 0
+        return len(self._left[name].free(kind)) if name in self._left else 0
 
     def select(self, request: Request) -> list[Share] | None:
         """Nodes for the request, and how many ranks on each; None if there is no room."""
-        if _senseless(request):
-            return None
-        names = self._index(request).first(_most_nodes(request), self._stock.own(request))
-        return select([self._offer(name, request) for name in sorted(names)], request)
+        own = frozenset(key.rpartition("/")[0] for key in request.withheld)
+        each = request.ranks_per_node or 1
+        names = self._index(request).first(-(-request.ranks // each), own)
+        return select([self._left[name].offer(request) for name in sorted(names)], request)
 
     def place(self, request: Request) -> Placement | None:
         """What `allocate` answers for this room; None if it refuses.
@@ -139,104 +143,23 @@ class Room:
         if shares is None:
             return None
         counts = {offer.node.name: count for offer, count in shares}
-        nodes = {name: self._stock.nodes[name] for name in counts}
-        left = {name: self._budget(name) for name in counts}
-        wanted, budgets = fairly(request, counts, nodes, left)
-        shown = tuple(replace(nodes[name], cpus=budgets[name]) for name in counts)
-        answer = allocate(Inventory(shown), self._asked(wanted, counts))
+        left = {name: self._left[name] for name in counts}
+        wanted, budgets = fairly(request, counts, left)
+        shown = tuple(replace(left[name].node, cpus=budgets[name]) for name in counts)
+        withheld = [left[name].withheld(request.kind).items() for name in counts]
+        taken = {key: why for items in withheld for key, why in items}
+        asked = replace(wanted, withheld={**taken, **request.withheld})
+        answer = allocate(Inventory(shown), asked)
         return answer if isinstance(answer, Placement) else None
 
-    def why(self, requests: Sequence[Request]) -> list[str]:
-        """Why each of these is refused, in the allocator's words; one shelf, no devices of own."""
-        first, names = requests[0], sorted(self._stock.nodes)
-        if first.kind.is_slot or first.withheld or any(map(_senseless, requests)):
-            return [self._refusal(names, request) for request in requests]
-        asked = self._asked(first, names)
-        offers = [self._accelerators(name, asked) for name in names]
-        return [why_not(offers, request) for request in requests]
-
-    def _refusal(self, names: list[str], request: Request) -> str:
-        shown = Inventory(tuple(self._small(name) for name in names))
-        answer = allocate(shown, self._asked(request, names))
-        return answer.reason if isinstance(answer, Refusal) else ""
+    def why(self, request: Request) -> str:
+        """Why there is no room for the request, in the allocator's words."""
+        return why_not([left.offer(request) for left in self._left.values()], request)
 
     def _index(self, request: Request) -> _Index:
         shelf = request.kind, request.cpus_per_rank
         if shelf not in self._indexes:
-            self._indexes[shelf] = _Index(self._stock.having(request.kind))
-        index = self._indexes[shelf]
-        for name in index.changed & self._stock.having(request.kind):
-            index.put(name, self._sort(name, shelf))
-        index.changed.clear()
-        return index
-
-    def _changed(self, names: Collection[str]) -> None:
-        """Sorts are looked at again when they are asked for."""
-        for index in self._indexes.values():
-            index.changed.update(names)
-
-    def _sort(self, name: str, shelf: _Shelf) -> _Sort | None:
-        """All that `select` asks of a node but its name; None if it has nothing to give."""
-        kind, cpus_per_rank = shelf
-        if name in self._closed:
-            return None
-        held = self._held.get(name, ())
-        offered = () if kind.is_slot else self._stock.offered(name, kind, held)
-        if offered and not offered[0]:
-            return None  # most nodes, and no need to look at their CPUs
-        cpus = self._stock.cpus(name, held)
-        room = math.inf if cpus_per_rank is None else cpus // max(cpus_per_rank, 1)
-        if not cpus or not room:
-            return None
-        if kind.is_slot:
-            return room, self._small(name).cpus.usable_cores
-        return min(room, offered[0]), offered
-
-    def _offer(self, name: str, request: Request) -> Offer:
-        if request.kind.is_slot or request.withheld or name in self._closed:
-            return offer_of(self._small(name), self._asked(request, (name,)))
-        # Of a request that names no devices the offer of accelerators knows kind and CPUs only.
-        key = (name, request.kind.value, request.cpus_per_rank, self._held.get(name, ()))
-        if key not in self._stock.offers:
-            self._stock.offers[key] = self._accelerators(name, request)
-        return self._stock.offers[key]
-
-    def _accelerators(self, name: str, request: Request) -> Offer:
-        """The offer of a node; where it has none that is free, its CPUs say nothing."""
-        held, stock = self._held.get(name, ()), self._stock
-        some = name in stock.having(request.kind) and stock.offered(name, request.kind, held)[0]
-        return stock.offer(self._small(name) if some else stock.nodes[name], request, held)
-
-    def _small(self, name: str) -> Node:
-        """The node as far as `select` and `why_not` look: its CPUs are only counted."""
-        node, held = self._stock.nodes[name], self._held.get(name, ())
-        if not held and name not in self._closed:
-            return node
-        count = 0 if name in self._closed else self._stock.cpus(name, held)
-        quota = quota_left(node.cpus.quota, held)
-        return replace(node, cpus=CpuBudget(node.cpus.cpus[:count], quota))
-
-    def _budget(self, name: str) -> CpuBudget:
-        return budget_left(self._stock.nodes[name].cpus, self._held.get(name, ()))
-
-    def _asked(self, request: Request, names: Iterable[str]) -> Request:
-        """The request with all that is withheld on these nodes, each with the reason."""
-        withheld: dict[str, str] = {}
-        for name in names:
-            for held in self._held.get(name, ()):
-                if held.kind is request.kind:
-                    start, why = f"{name}/{held.kind.value}:", f"in use by job {held.job}"
-                    withheld.update({f"{start}{index}": why for index in held.devices})
-            withheld.update(self._stock.barred(name))
-        return replace(request, withheld={**withheld, **request.withheld})
-
-
-def _senseless(request: Request) -> bool:
-    numbers = (request.ranks, request.ranks_per_node, request.cpus_per_rank)
-    return any(number is not None and number < 1 for number in numbers)
-
-
-def _most_nodes(request: Request) -> int:
-    if request.ranks_per_node is None:
-        return request.ranks
-    return -(-request.ranks // request.ranks_per_node)
+            index = self._indexes[shelf] = _Index()
+            for name, left in self._left.items():
+                index.put(name, left.sort(shelf))
+        return self._indexes[shelf]

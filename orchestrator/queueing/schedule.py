@@ -12,24 +12,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 
 from cluster.affinity import Bind
-from cluster.allocate import Placement, Request
+from cluster.allocate import Placement
 from cluster.device import DeviceKind
 from orchestrator.queueing import words
 from orchestrator.queueing.held import held_by
-from orchestrator.queueing.kept import Kept, Rooms, Which, end_of
-from orchestrator.queueing.outlook import fewest, victims, without
+from orchestrator.queueing.outlook import fewest, fits, victims
 from orchestrator.queueing.quotas import Quotas
-from orchestrator.queueing.reasons import Reasons, Shape, shape_of
+from orchestrator.queueing.reasons import Reasons, Why
+from orchestrator.queueing.reserve import Kept, Reserve, Which
 from orchestrator.queueing.room import Room
 from orchestrator.queueing.values import (
     Cluster,
     Decisions,
+    Group,
     Preemption,
     Quota,
     Running,
+    Shape,
     Start,
     Waiting,
 )
@@ -67,162 +71,170 @@ class _Pass:
         self, running: Sequence[Running], quotas: Iterable[Quota], cluster: Cluster, now: float
     ) -> None:
         self._now = now
+        self._unknown = cluster.unknown
         self._empty = Room.empty(cluster)
-        free = self._empty.fresh()
-        for one in running:
-            free.hold(one.held)
-        self._rooms = Rooms(free)
+        self._reserve = Reserve(self._empty.beside(running))
         self._quotas = Quotas(quotas, running, now)
         self._running = list(running)  # with those that this pass starts
         self._stopping = {one.job for one in running if one.stopping}
         self._lowest = min((one.priority for one in running), default=math.inf)
         self._tries = 0
-        self._kept_for: set[str] = set()
         # Room only shrinks during a pass: who waits like one before it gets the same answer.
-        self._settled: dict[tuple[object, ...], str] = {}
-        self._heads: dict[DeviceKind, str] = {}
+        self._settled: dict[Group, Why] = {}
+        self._heads: set[DeviceKind] = set()
         self._looked: set[tuple[Shape, int]] = set()
-        self._never: dict[Shape, bool] = {}
+        self._never: dict[Shape, words.Refused | None] = {}
+        self._refused: dict[Shape, words.Refused] = {}
         self._starts: list[Start] = []
         self._preemptions: list[Preemption] = []
         self._expired: list[str] = []
-        self._reasons = Reasons()
+        self._whys: dict[str, Why] = {}
 
     def consider(self, job: Waiting) -> None:
         """Start the job, or note why it waits and keep for it what it is to have."""
-        shape = shape_of(job.request)
-        group = (shape, job.queue, job.priority, job.limits.run)
-        if group in self._settled and not job.overdue(self._now):
-            return self._reasons.same(job.job, self._settled[group])
-        ends = end_of(self._now, job.limits.run)
-        if not self._quotas.allow(job, ends):
+        if job.group in self._settled:
+            self._wait(job, self._settled[job.group])
+        elif job.request.kind in self._unknown:
+            why = self._unknown[job.request.kind]
+            self._settle(job, partial(words.unknown, job.request, why))
+        elif not self._quotas.allow(job, job.ends(self._now)):
             self._lacks_quota(job)
         else:
-            self._consider(job, shape, ends)
-        if job.job in self._reasons and job.job not in self._kept_for:
-            self._settled[group] = job.job
-        return None
+            self._with_quota(self._forgiving(job))
 
-    def _consider(self, job: Waiting, shape: Shape, ends: float) -> None:
-        which = self._rooms.to_leave(ends)
-        placement = self._rooms.place(job.request, shape, which)
+    def decisions(self) -> Decisions:
+        """What was decided; reasons tell the state after all starts."""
+        reasons = Reasons(self._whys)
+        return Decisions(
+            tuple(self._starts), tuple(self._preemptions), reasons, tuple(self._expired)
+        )
+
+    def _wait(self, job: Waiting, why: Why) -> None:
+        if job.overdue(self._now):
+            self._expired.append(job.job)
+        else:
+            self._whys[job.job] = why
+
+    def _settle(self, job: Waiting, why: Why) -> None:
+        self._settled[job.group] = why
+        self._wait(job, why)
+
+    def _forgiving(self, job: Waiting) -> Waiting:
+        """Without the devices that it blames, unless it cannot do without them."""
+        if job.request.withheld and self._hopeless(job):
+            return replace(job, request=replace(job.request, withheld={}))
+        return job
+
+    def _with_quota(self, job: Waiting) -> None:
+        which = self._reserve.to_leave(job.ends(self._now))
+        placement = self._reserve.place(job, which)
         if placement is not None:
-            self._start(job, placement, ends)
+            self._start(job, placement)
         elif job.overdue(self._now):
             self._expired.append(job.job)
         else:
-            self._lacks_devices(job, shape, which)
+            self._lacks_devices(job, which)
 
-    def decisions(self) -> Decisions:
-        """What was decided; the words are those of the state after all starts."""
-        return Decisions(
-            tuple(self._starts),
-            tuple(self._preemptions),
-            self._reasons.told(self._rooms.free, self._empty),
-            tuple(self._expired),
-        )
-
-    def _start(self, job: Waiting, placement: Placement, ends: float) -> None:
+    def _start(self, job: Waiting, placement: Placement) -> None:
         started = _as_running(job, placement, self._now)
-        self._rooms.take(started.held)
-        self._quotas.start(job, ends)
+        self._reserve.take(started.held)
+        self._quotas.start(job, job.ends(self._now))
         self._running.append(started)
         self._starts.append(Start(job.job, placement))
 
     def _lacks_quota(self, job: Waiting) -> None:
-        if job.overdue(self._now):
-            self._expired.append(job.job)
-            return
-        used, most = self._quotas.used(job), self._quotas.most(job)
-        first = self._quotas.first(job)
-        self._reasons.say(job.job, words.no_quota(job, used, most, first))
-        if job.request.ranks <= most:
+        most = self._quotas.most(job)
+        used, first = self._quotas.used(job), self._quotas.first(job)
+        self._settle(job, partial(words.no_quota, job, used, most, first))
+        if job.request.ranks <= most and not job.overdue(self._now):
             self._quotas.wait(job)
 
-    def _lacks_devices(self, job: Waiting, shape: Shape, which: Which) -> None:
-        behind = bool(which) and not self._rooms.place_refused(job.request, shape)
-        first = self._heads.get(job.request.kind)
-        if self._never.get(shape):
-            self._reasons.never(job.job, job.request, shape)
-        elif behind:
-            first = self._rooms.kept[which[0]].job
-            limited = job.limits.run is not None
-            self._reasons.say(job.job, words.in_the_way(first, limited=limited))
+    def _lacks_devices(self, job: Waiting, which: Which) -> None:
+        if never := self._hopeless(job):
+            return self._settle(job, partial(words.never, never))
+        why: Why
+        full = self._reserve.full(job)
+        if full:
+            why = self._refused.setdefault(job.shape, words.Refused(self._reserve.free, job.request))
         else:
-            self._reasons.refused(job.job, job.request, shape, first)
-        if (shape, job.priority) not in self._looked and len(self._looked) < DEPTH:
-            self._look(job, shape, behind=behind)
+            first = self._reserve.kept[which[0]].job
+            why = partial(words.in_the_way, first, limited=job.run_limit is not None)
+        kept = self._look(job, why, full=full)
+        return self._settle(job, why) if kept is None else self._wait(job, kept)
 
-    def _look(self, job: Waiting, shape: Shape, *, behind: bool) -> None:
-        """See what can be kept for the job, and say so."""
-        if self._hopeless(job.request, shape):
-            self._reasons.never(job.job, job.request, shape)
-        elif (behind or not self._by_stops(job)) and not self._as_head(job, shape, behind=behind):
-            self._looked.add((shape, job.priority))
+    def _look(self, job: Waiting, why: Why, *, full: bool) -> Why | None:
+        """See what can be kept for the job; says why it waits then, None if nothing is."""
+        if (job.shape, job.priority) in self._looked or len(self._looked) >= DEPTH:
+            return None
+        kept = (self._by_stops(job) if full else None) or self._as_head(job, why)
+        if kept is None:
+            self._looked.add((job.shape, job.priority))
+        return kept
 
-    def _hopeless(self, request: Request, shape: Shape) -> bool:
-        """Whether it would not start if nothing else ran; then nothing is kept for it."""
-        if shape not in self._never:
-            self._never[shape] = self._empty.select(request) is None
-        return self._never[shape]
+    def _hopeless(self, job: Waiting) -> words.Refused | None:
+        """What the allocator says if it would not start though nothing else ran."""
+        if job.shape not in self._never:
+            refused = self._empty.select(job.request) is None
+            said = words.Refused(self._empty, job.request)
+            self._never[job.shape] = said if refused else None
+        return self._never[job.shape]
 
-    def _by_stops(self, job: Waiting) -> bool:
+    def _by_stops(self, job: Waiting) -> Why | None:
         """Keep for the job what leaves soon, if need be because it is stopped for it."""
         if self._tries >= STOPS or (not self._stopping and self._lowest >= job.priority):
-            return False
+            return None
+        room = self._reserve.unkept()
         going = [one for one in self._running if one.job in self._stopping]
-        room = self._rooms.keeping(without(self._rooms.free, going))
-        if room.select(job.request) is None:
-            lower = [
-                one
-                for one in self._running
-                if one.preemptible and one.priority < job.priority and one.job not in self._stopping
-            ]
+        if not fits(room, going, job.request):
+            lower = [one for one in self._running if self._may_stop(one, job)]
             self._tries += 1
-            stopped = victims(room, lower, job.request, self._now)
+            with room.without(going):
+                stopped = victims(room, lower, job.request, self._now)
             if not stopped:
-                return False
-            room, going = without(room, stopped), stopped
-        placement = room.place(job.request)
-        if placement is None:
-            return False
-        if going[0].job not in self._stopping:
-            self._stop(going, job)
+                return None
+            self._stop(stopped, job)
+            going = [*going, *stopped]
+        with room.without(going):
+            placement = room.place(job.request)
         self._keep(job, self._now, placement)
-        self._reasons.say(job.job, words.stops(_in_place(going, placement)))
-        return True
+        return partial(words.stops, _in_place(going, placement))
+
+    def _may_stop(self, one: Running, job: Waiting) -> bool:
+        lower = one.preemptible and one.priority < job.priority
+        return lower and one.job not in self._stopping
 
     def _stop(self, stopped: Iterable[Running], job: Waiting) -> None:
         for one in sorted(stopped, key=attrgetter("job")):
             self._stopping.add(one.job)
             self._preemptions.append(Preemption(one.job, job.job))
 
-    def _as_head(self, job: Waiting, shape: Shape, *, behind: bool) -> bool:
+    def _as_head(self, job: Waiting, why: Why) -> Why | None:
         """Keep for the first job of a kind what is free the earliest by the limits of others."""
         if job.request.kind in self._heads:
-            return False
-        self._heads[job.request.kind] = job.job
-        ends = [(self._ends(one), one.job, one) for one in self._running]
-        leaving = [(end, one) for end, _, one in sorted(ends, key=lambda e: e[:2])]
-        timed = [one for end, one in leaving if end < math.inf]
-        room = self._rooms.keeping(self._rooms.free.copy())
+            return None
+        self._heads.add(job.request.kind)
+        ends = {one.job: self._ends(one) for one in self._running}
+        timed = [one for one in self._running if ends[one.job] < math.inf]
+        timed.sort(key=lambda one: (ends[one.job], one.job))
+        room = self._reserve.unkept()
         number = fewest(room, timed, job.request)
-        placement = number and without(room, timed[:number]).place(job.request)
-        at = leaving[number - 1][0] if number and placement else math.inf
-        self._keep(job, at, placement or None)
-        if not behind:
-            self._reasons.head(job.job, job.request, shape, at - self._now)
-        return True
+        placement, at = None, math.inf
+        if number is not None:
+            at = ends[timed[number - 1].job]
+            with room.without(timed[:number]):
+                placement = room.place(job.request)
+        self._keep(job, at, placement)
+        refused = isinstance(why, words.Refused)
+        return partial(words.next_up, why, at - self._now) if refused else why
 
     def _ends(self, one: Running) -> float:
         return self._now if one.job in self._stopping else one.ends(self._now)
 
     def _keep(self, job: Waiting, at: float, placement: Placement | None) -> None:
-        self._kept_for.add(job.job)
         bound = job.request.bind is not Bind.NONE
         ranks = None if placement is None else placement.assignments
         held = None if ranks is None else held_by(job.job, ranks, bound=bound, kept=True)
-        self._rooms.keep(Kept(job.job, at, job.request.kind, held))
+        self._reserve.keep(Kept(job.job, at, job.request.kind, held))
         self._quotas.claim(job, at)
 
 
@@ -234,7 +246,7 @@ def _as_running(job: Waiting, placement: Placement, now: float) -> Running:
         started_at=now,
         priority=job.priority,
         queue=job.queue,
-        run_limit=job.limits.run,
+        run_limit=job.run_limit,
         preemptible=False,
         bound=job.request.bind is not Bind.NONE,
     )

@@ -1,6 +1,7 @@
 """What the queue decides upon, and what it decides. Values only; times are seconds since the epoch.
 
-Everything is told by the caller: no clock is read and no device is looked for here.
+Everything is told by the caller: no clock is read and no device is looked for here. A value that
+stays the same from pass to pass is best kept and given again: what was worked out of it stays.
 """
 
 from __future__ import annotations
@@ -14,37 +15,54 @@ from typing import Any
 from cluster.allocate import Assignment, Placement, Request
 from cluster.device import DeviceKind, Inventory
 from orchestrator.queueing.held import Held, held_by
-from orchestrator.spec import Limits
+
+Shape = tuple[Any, ...]
+Group = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
     """A job that wants devices; `job` is its unique id.
 
-    `request.withheld` has what this job alone may not have (devices it blames). `returning`:
-    it held devices before and lost them, by preemption or a failure, and so goes to the front of
-    its priority. `since` is when this wait began, None: `submitted_at`; `limits.wait` counts
-    from then.
+    `place` orders those that wait within a priority, `front` ones first: they held devices
+    before and lost them. `since` is when this wait began: `wait_limit` counts from then.
+    `request.withheld` has devices that this job alone is better off without (it blames them).
     """
 
     job: str
     request: Request
-    submitted_at: float
+    place: float
+    since: float
     priority: int = 50
     queue: str = "default"
-    limits: Limits = field(default_factory=Limits)
-    returning: bool = False
-    since: float | None = None
+    wait_limit: float | None = None
+    run_limit: float | None = None
+    front: bool = False
 
-    @property
+    @cached_property
     def rank(self) -> tuple[int, bool, float, str]:
         """Its place in the line: the lower, the sooner."""
-        return -self.priority, not self.returning, self.submitted_at, self.job
+        return -self.priority, not self.front, self.place, self.job
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Requests of one shape get one answer; how ranks are bound makes no difference to it."""
+        asked = self.request
+        counts = (asked.kind.value, asked.ranks, asked.ranks_per_node, asked.cpus_per_rank)
+        return (*counts, frozenset(asked.withheld)) if asked.withheld else counts
+
+    @cached_property
+    def group(self) -> Group:
+        """Jobs of one group differ in their place alone."""
+        return self.shape, self.queue, self.priority, self.run_limit
 
     def overdue(self, now: float) -> bool:
         """Whether it has waited as long as it may."""
-        begun = self.submitted_at if self.since is None else self.since
-        return self.limits.wait is not None and now - begun >= self.limits.wait
+        return self.wait_limit is not None and now - self.since >= self.wait_limit
+
+    def ends(self, now: float) -> float:
+        """When it has gone at the latest if it starts now."""
+        return math.inf if self.run_limit is None else now + self.run_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +72,7 @@ class Running:
     `run_limit` counts from `started_at`; None: it may run for ever. `preemptible`: it may be
     stopped for a higher priority (it has budget left for that). `stopping`: it is being stopped
     already, for whatever reason. `bound`: its ranks are bound to the CPUs in the assignments;
-    otherwise only their number is held (`launch.bind: none`).
+    otherwise they take as many (`launch.bind: none`).
     """
 
     job: str
@@ -99,11 +117,13 @@ class Quota:
 class Cluster:
     """All nodes that can be given work, and devices that nobody may have, each with the reason.
 
-    What running jobs hold is not in `withheld`: it follows from `Running`.
+    What running jobs hold is not in `withheld`: it follows from `Running`. `unknown` has the
+    kinds of which nobody could see what there is, and why: nothing is decided about those.
     """
 
     inventory: Inventory
     withheld: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[DeviceKind, str] = field(default_factory=dict)
 
     @cached_property
     def worked_out(self) -> dict[str, Any]:
@@ -132,11 +152,17 @@ class Decisions:
     """What is to be done now, in order.
 
     `reasons` has one sentence for every job that goes on waiting, in the order in which they
-    wait. `expired` are those whose `limits.wait` is over. Each job that waited is in exactly one
-    of `starts`, `reasons` and `expired`.
+    wait; it is put into words when asked for, from any thread. `expired` are those whose
+    `limits.wait` is over. Each job that waited is in exactly one of `starts`, `reasons` and
+    `expired`.
     """
 
     starts: tuple[Start, ...] = ()
     preemptions: tuple[Preemption, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     expired: tuple[str, ...] = ()
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """The place in the whole line, from 1, of every job that goes on waiting."""
+        return {job: position for position, job in enumerate(self.reasons, 1)}

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import cached_property
 
 from cluster.allocate import Request
 from cluster.device import DeviceKind
 from cluster.refusal import short_list
-from orchestrator.queueing.values import Decisions, Waiting
+from orchestrator.queueing.room import Room
+from orchestrator.queueing.values import Waiting
 
 _NOUNS = {DeviceKind.ASCEND: "NPU", DeviceKind.GPU: "GPU", DeviceKind.CPU: "CPU slot"}
 
 
-@dataclass(frozen=True)
-class Line:
-    """A waiting job in `muster ps`: its place in the whole line, from 1, and why it waits."""
+class Refused:
+    """What the allocator says of a request that has no room, once for all that ask."""
 
-    position: int
-    job: str
-    queue: str
-    priority: int
-    reason: str
+    def __init__(self, room: Room, request: Request) -> None:
+        self._room = room
+        self._request = request
 
+    def __call__(self) -> str:
+        """The sentence."""
+        return self._said
 
-def lines(waiting: Iterable[Waiting], decisions: Decisions) -> list[Line]:
-    """Every job that goes on waiting, first in line first."""
-    jobs = {one.job: one for one in waiting}
-    return [
-        Line(position, job, jobs[job].queue, jobs[job].priority, reason)
-        for position, (job, reason) in enumerate(decisions.reasons.items(), 1)
-    ]
+    @cached_property
+    def _said(self) -> str:
+        return self._room.why(self._request)
 
 
 def devices(number: int, kind: DeviceKind) -> str:
     """`1 NPU`, `8 GPUs`."""
     return f"{number} {_NOUNS[kind]}{'' if number == 1 else 's'}"
+
+
+def unknown(request: Request, why: str) -> str:
+    """Nobody could see what there is of this kind."""
+    return f"needs {devices(request.ranks, request.kind)}; how many there are is not known: {why}"
 
 
 def no_quota(job: Waiting, used: int, most: float, first: str | None) -> str:
@@ -62,22 +64,16 @@ def stops(jobs: Iterable[str]) -> str:
     return f"waits for the stop of job{'s' if len(names) > 1 else ''} {short_list(names)}"
 
 
-def next_up(refusal: str, seconds: float) -> str:
+def next_up(refused: Refused, seconds: float) -> str:
     """The first for which devices are missing."""
     if math.isinf(seconds):
-        return f"{refusal}; next in line, as soon as jobs without limits.run end"
-    return f"{refusal}; next in line, in {_duration(seconds)} at the latest by limits.run of others"
+        return f"{refused()}; next in line, as soon as jobs without limits.run end"
+    return f"{refused()}; next in line, in {_duration(seconds)} at the latest by limits.run of others"
 
 
-def never(refusal: str) -> str:
+def never(refused: Refused) -> str:
     """It would not fit if nothing else ran."""
-    return f"{refusal}; not even if nothing else ran"
-
-
-def not_together(request: Request, first: str | None) -> str:
-    """So many different requests were refused before it that its own is not put into words."""
-    behind = f"behind job {first}: " if first is not None else ""
-    return f"{behind}needs {devices(request.ranks, request.kind)}, not free together now"
+    return f"{refused()}; not even if nothing else ran"
 
 
 def _duration(seconds: float) -> str:

@@ -18,7 +18,6 @@ from functools import partial
 from cluster.allocate import Placement, Request, allocate
 from cluster.device import DeviceKind, Inventory, Node
 from orchestrator.queueing import Cluster, Decisions, Quota, Running, Waiting, schedule
-from orchestrator.spec import Limits
 from tests.benchmarks.bench import Bench, BenchmarkError
 from tests.benchmarks.figures import Measurement, Summary
 from tests.benchmarks.placements import DEVICES, NODES, node
@@ -53,7 +52,8 @@ def scenes() -> dict[str, Pass]:
     urgent = Waiting(
         job="urgent",
         request=Request(DeviceKind.ASCEND, 512, DEVICES),
-        submitted_at=NOW,
+        place=0,
+        since=NOW,
         priority=100,
     )
     quotas = [Quota("vision", {DeviceKind.ASCEND: 6000}), Quota("speech", {DeviceKind.ASCEND: 500})]
@@ -71,10 +71,11 @@ def waiting() -> list[Waiting]:
         Waiting(
             job=f"job-{number:05d}",
             request=request(draw.choice(SIZES), draw.choice((None, None, None, 8))),
-            submitted_at=NOW - draw.randrange(100_000),
+            place=number,
+            since=NOW - draw.randrange(100_000),
             priority=draw.choice((30, 50, 50, 50, 70)),
             queue=draw.choice(("default", "vision", "speech")),
-            limits=Limits(run=draw.choice(LIMITS)),
+            run_limit=draw.choice(LIMITS),
         )
         for number in range(JOBS)
     ]
