@@ -19,6 +19,7 @@ ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
     "orchestrator.cli",
     "orchestrator.jobfile",
+    "orchestrator.queueing",
     "orchestrator.store",
     "cluster.ascend",
     "cluster.gpu",
