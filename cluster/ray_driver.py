@@ -138,18 +138,24 @@ class Driver:
     def _holding(self, job: str) -> _Holding:
         return self._holdings.setdefault(job, _Holding())
 
-    def reserve(self, job: str, bundles: Bundles) -> float:
+    def reserve(self, job: str, bundles: Bundles, *, anew: bool = False) -> float:
         """Hold these bundles for the job instead of any others. Returns the seconds it took.
 
         Raises TimeoutError when they do not fit, ValueError when they cannot be had of a Ray
-        that was joined, Superseded; then nothing is held, and the next start tries again.
+        that was joined, Superseded; then nothing is held. `anew` says that they were held
+        before: then the next start tries again.
         """
         begin = time.monotonic()
         holding = self._holding(job)
-        if bundles != holding.held:
-            self._release(job, holding)
-            if bundles:
-                self._hold(job, holding, bundles)
+        try:
+            if bundles != holding.held:
+                self._release(job, holding)
+                if bundles:
+                    self._hold(job, holding, bundles)
+        except BaseException:
+            if not anew and holding.wanted is bundles:
+                holding.wanted = []
+            raise
         return round(time.monotonic() - begin, 3)
 
     def _release(self, job: str, holding: _Holding) -> None:
@@ -223,7 +229,7 @@ class Driver:
         seconds = {}
         holding = self._holding(job)
         if holding.wanted != holding.held:
-            seconds["reserve"] = self.reserve(job, holding.wanted)
+            seconds["reserve"] = self.reserve(job, holding.wanted, anew=True)
         begin = time.monotonic()
         # A raylet of others may run as another user, and renices what it starts.
         supervisor = detach(start) if self._joined else self._in_a_worker(start)

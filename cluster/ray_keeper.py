@@ -261,7 +261,7 @@ class Keeper:
         self._watch(driver.pid, "the Ray driver")
         self._pass_on({"do": "up", **self._config})
         for job, bundles in self._config["reservations"].items():
-            self._pass_on({"do": "reserve", "job": job, "bundles": bundles})
+            self._pass_on({"do": "reserve", "job": job, "bundles": bundles, "anew": True})
         for request in requests:
             self._pass_on(request)
 
@@ -303,7 +303,15 @@ class Keeper:
             answered = next((owed for owed in self._owed if owed.what == what), None)
             if answered:
                 self._owed.remove(answered)
+                self._forget_refused(event, answered.request)
                 _say(event)
+
+    def _forget_refused(self, event: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+        """What was not given is not asked for again, unless it had been held once."""
+        held = self._config["reservations"]
+        if event["event"] == "unreserved" and not request.get("anew"):
+            if held.get(request["job"]) == request["bundles"]:
+                del held[request["job"]]
 
     def _on_up(self, event: dict[str, Any]) -> None:
         self._up = True

@@ -22,9 +22,10 @@ raylet, the GCS or the driver itself is lost. JSON lines come in on stdin and go
     {"event": "ready", "job", "node", "address", "node_id", "supervisor": {…}, "seconds": {…}}
     {"event": "failed", "job", "reason"}               "job" is empty where Ray did not come up
     {"event": "reserved", "job", "seconds"} | {"event": "nodes", "nodes": […]}
-    {"event": "unreserved", "job", "reason"}           nothing is held; the next start tries it
-    {"event": "ray_lost", "reason"}                    a new Ray first reserves what all jobs
-                                                       asked for last; each is answered again
+    {"event": "unreserved", "job", "reason"}           nothing is held
+    {"event": "ray_lost", "reason"}                    a new Ray first reserves what was held for
+                                                       all jobs, or asked for since; each is
+                                                       answered again; a start tries it again
 
 Answers for one job come in the order of its requests. Jobs do not wait for each other.
 """
@@ -106,7 +107,8 @@ def _answer(driver: Driver, request: Mapping[str, Any]) -> dict[str, Any]:
             case "nodes":
                 return {"event": "nodes", "nodes": driver.nodes()}
             case "reserve":
-                seconds = driver.reserve(request["job"], request["bundles"])
+                anew = request.get("anew", False)
+                seconds = driver.reserve(request["job"], request["bundles"], anew=anew)
                 return {"event": "reserved", "seconds": seconds}
             case _:
                 return driver.start(request["job"], request["start"])

@@ -182,8 +182,11 @@ class JobRay:
                 self._asked = None
                 text = f"a supervisor asked for, {sum(seconds.values()):.1f} s"
                 return [{"event": "ray_ready", "text": text, "seconds": seconds}]
+            case Failed(job="", reason=reason):
+                coming, self.there = self.there, False
+                return self._failed(reason, supervised, again=not coming)
             case Failed(reason=reason):
-                return self._failed(reason, supervised)
+                return self._failed(reason, supervised, again=not self.there)
             case Reserved(seconds=held_after):
                 self._answer = event
                 ranks = len(self._placement.assignments) if self._placement else 0
@@ -202,12 +205,12 @@ class JobRay:
                 return [_lost(f"Ray's keeper ended; the ranks go on; see {self._log}")]
         return []
 
-    def _failed(self, reason: str, supervised: bool) -> list[Message]:
+    def _failed(self, reason: str, supervised: bool, *, again: bool) -> list[Message]:
         """Asked once more where Ray was lost meanwhile; raises NodeError without a supervisor."""
         asked, self._asked = self._asked, None
         if asked is None or supervised:
             return [{"event": "note", "text": f"Ray: {reason}"}]
-        if self._again and not self.there and not self.ended:
+        if again and self._again and not self.ended:
             self._asked, self._again = asked, False
             self._line.start_supervisor(asked)
             return [{"event": "note", "text": f"a supervisor is asked for again: {reason}"}]
