@@ -309,9 +309,9 @@ class Keeper:
     def _forget_refused(self, event: Mapping[str, Any], request: Mapping[str, Any]) -> None:
         """What was not given is not asked for again, unless it had been held once."""
         held = self._config["reservations"]
-        if event["event"] == "unreserved" and not request.get("anew"):
-            if held.get(request["job"]) == request["bundles"]:
-                del held[request["job"]]
+        refused = event["event"] == "unreserved" and not request.get("anew")
+        if refused and held.get(request["job"]) == request["bundles"]:
+            del held[request["job"]]
 
     def _on_up(self, event: dict[str, Any]) -> None:
         self._up = True
