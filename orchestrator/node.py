@@ -54,6 +54,7 @@ class LocalNode:
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
+        self._newcomers: list[Link] = []
         self._ray = ray
         self._watched_ray = False
         self._port: PortLease | None = None
@@ -154,6 +155,8 @@ class LocalNode:
                 self._accept()
             elif key.fileobj is self._link:
                 messages += self._from_supervisor()
+            elif isinstance(key.fileobj, Link):
+                messages += self._greet(key.fileobj)
             else:
                 messages += self._from_ray()
         if self._link is not None:
@@ -162,26 +165,45 @@ class LocalNode:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        newcomer = Link(connection)
+        self._newcomers.append(newcomer)
+        self._selector.register(newcomer, selectors.EVENT_READ)
+
+    def _greet(self, newcomer: Link) -> list[Message]:
+        """Hear who dials; a second supervisor is sent away, and has touched nothing by then."""
+        messages = newcomer.receive()
+        if not messages and not newcomer.closed:
+            return []
+        self._selector.unregister(newcomer)
+        self._newcomers.remove(newcomer)
+        if not messages:
+            newcomer.close()
+            return []
+        hello, *others = messages
+        if self.supervisor_pid not in (None, hello["pid"]):
+            newcomer.send({"epoch": self._epoch, "do": "leave"})
+            newcomer.close()
+            return []
         self._drop_link()
-        self._link = Link(connection)
-        self._selector.register(self._link, selectors.EVENT_READ)
+        self._link = newcomer
+        self._selector.register(newcomer, selectors.EVENT_READ)
+        self.supervisor_pid = hello["pid"]
+        self.started_attempt = hello["started_attempt"]
+        self._command({"do": "welcome", "pace": self.pace})
+        text = f"pid {hello['pid']} owns the ranks of this node"
+        told = [{**hello, "event": "supervisor_started", "text": text}, *others]
+        return told if not newcomer.closed else [*told, self._lose_link()]
 
     def _from_supervisor(self) -> list[Message]:
         assert self._link is not None
-        messages = []
-        for message in self._link.receive():
-            if message["event"] == "hello":
-                self.supervisor_pid = message["pid"]
-                self.started_attempt = message["started_attempt"]
-                self._command({"do": "pace", "seconds": self.pace})
-                text = f"pid {message['pid']} owns the ranks of this node"
-                messages.append({**message, "event": "supervisor_started", "text": text})
-            else:
-                messages.append(message)
+        messages = self._link.receive()
         if self._link.closed:
-            self._drop_link()
-            messages.append({"event": "supervisor_lost", "at": time.monotonic()})
+            messages.append(self._lose_link())
         return messages
+
+    def _lose_link(self) -> Message:
+        self._drop_link()
+        return {"event": "supervisor_lost", "at": time.monotonic()}
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -247,6 +269,8 @@ class LocalNode:
 
     def _close_descriptors(self) -> None:
         self.release_port()
+        for newcomer in self._newcomers:
+            newcomer.close()
         self._listener.close()
         self._selector.close()
 

@@ -76,17 +76,28 @@ def own(spool: Spool, directory: RunDirectory, run_id: str) -> None:
 
 
 def remove_stale_spools() -> None:
-    """Take away what a run left whose controller and supervisor were both killed."""
-    for spool in Spool.all():
-        owner = read_json(spool.owner) or {}
-        try:
-            old = time.time() - spool.owner.stat().st_mtime > _STALE_AFTER
-        except OSError:
-            continue  # it is just ending
-        if old and not (_alive(owner) or _alive(read_json(spool.user) or {})):
-            processes.clear_marked(MARK, owner.get("run_id", "none"), _CLEAR_TIMEOUT)
-            shutil.rmtree(spool.ray, ignore_errors=True)
-            spool.remove()
+    """Take away what a run left whose controller and supervisor were both killed.
+
+    A run may have been taken up again, with another spool: then its processes are left alone.
+    """
+    found = [(spool, read_json(spool.owner) or {}) for spool in Spool.all()]
+    stale = [(spool, owner) for spool, owner in found if not _in_use(spool, owner)]
+    living = {owner.get("run_id") for spool, owner in found if _in_use(spool, owner)}
+    for spool, owner in stale:
+        run_id = owner.get("run_id", "none")
+        if run_id not in living:
+            processes.clear_marked(MARK, run_id, _CLEAR_TIMEOUT)
+        shutil.rmtree(spool.ray, ignore_errors=True)
+        spool.remove()
+
+
+def _in_use(spool: Spool, owner: dict[str, Any]) -> bool:
+    """Whether somebody who uses it lives, or it is so young that its user may be just coming."""
+    try:
+        young = time.time() - spool.owner.stat().st_mtime <= _STALE_AFTER
+    except OSError:
+        return True  # it is just ending
+    return young or _alive(owner) or _alive(read_json(spool.user) or {})
 
 
 def _alive(identity: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ nothing of it is left. It never imports MindSpore or Ray and survives the death 
 In an embedded run it ends with its controller: the end of their conversation tells. In a
 service it outlives its controller, and dials until there is another.
 
-One thread, one selector. Messages in: warm, start, stop, pace, leave. Messages out: hello,
+One thread, one selector. Messages in: welcome, warm, start, stop, leave. Messages out: hello,
 warmed, started, start_failed, look (beats, signs), exit, stopped, note. Standard library only.
 """
 
@@ -80,6 +80,7 @@ class Supervisor:
         self._unclaimed: dict[int, int] = {}
         self._stopping: Stopping | None = None
         self._fork = ForkClient(os.getpid())
+        self._in_charge = False
         self._leaving = False
         self._terminated = False
         self._orphaned = False
@@ -93,11 +94,9 @@ class Supervisor:
         """
         self._install_signals()
         processes.become_subreaper()
-        clear_leftovers(self._run_id)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._uplink.dial()
         self._selector.register(self._uplink, selectors.EVENT_READ)
-        own_spool(self._spool)
         next_beat = 0.0
         while not (self._leaving and self._stopping is None):
             for key, _ in self._selector.select(_TICK_STOPPING if self._stopping else _TICK):
@@ -131,6 +130,17 @@ class Supervisor:
         elif self._abandoned():
             say("nobody needs this supervisor any more: its spool is gone, and it has no ranks")
             self._leave()
+
+    def _take_charge(self, pace: float) -> None:
+        """The controller wants this supervisor, and no other: what others left is cleared away.
+
+        Not before: one that was asked for by a dead controller, or twice, must harm nobody.
+        """
+        self._pace = max(_TICK, pace)
+        if not self._in_charge:
+            self._in_charge = True
+            clear_leftovers(self._run_id)
+            own_spool(self._spool)
 
     def _abandoned(self) -> bool:
         since = self._uplink.away_since
@@ -186,8 +196,8 @@ class Supervisor:
                 self._start(int(message["attempt"]), message["launches"])
             case "stop":
                 self._stop(float(message["grace"]))
-            case "pace":
-                self._pace = max(_TICK, float(message["seconds"]))
+            case "welcome":
+                self._take_charge(float(message["pace"]))
             case "leave":
                 self._leave()
             case other:
@@ -423,7 +433,8 @@ class Supervisor:
         if self._orphaned:
             clear_ray(self._spool)
         self._uplink.hang_up()
-        self._spool.remove()
+        if self._in_charge:
+            self._spool.remove()
 
     def _explain_orphaned(self) -> None:
         event = {

@@ -64,6 +64,7 @@ class Node:
         self.link = Link(connection)
         self.heard = []
         self.hello = self.hear("hello")
+        self.tell("welcome", pace=0.0)
 
     @property
     def pid(self) -> int:
@@ -727,7 +728,7 @@ def test_ranks_die_with_their_supervisor(node: Node, how: str) -> None:
     node.supervisors[-1].wait()
     node.link.close()
     node.begin()
-    assert gone(escaped)
+    until(lambda: gone(escaped), "the clearing of what had escaped")
     assert [p for p in processes.marked(MARK, node.run_id) if p != node.pid] == []
     node.start(node.plan(0, "pass", attempt=2), attempt=2)
     assert node.hear("exit")["code"] == 0

@@ -185,8 +185,9 @@ class Head:
     # -- ordering ---------------------------------------------------------------------------
 
     def order(self, job: str, kind: OrderKind, by: str) -> JobRecord:
-        """Have something become of a job; a running one obeys soon after. Raises NoSuchJob, Refused.
+        """Have something become of a job; a running one obeys soon after.
 
+        Raises NoSuchJob, Refused.
         The order is durable when this returns, whatever dies before it is carried out.
         """
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,6 @@ from orchestrator.store.values import (
     IncidentRecord,
     RankRecord,
     Record,
-    happened,
 )
 
 _LARGEST = 10_000
@@ -72,7 +72,7 @@ class StoreLog:
         **data: Any,
     ) -> Event:
         """Record an event of this job. Raises JournalError when that cannot be."""
-        event = happened(kind, reason, attempt=attempt, state=state, **data)
+        event = Event(time.time(), kind, attempt, state, reason, data)
         seen = self._ledger.state
         self._ledger.apply(event)
         records = records_of(event, self._ledger)
