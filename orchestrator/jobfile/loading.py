@@ -13,9 +13,10 @@ import yaml
 
 from orchestrator.jobfile.build import build
 from orchestrator.jobfile.combinations import Draft, check
-from orchestrator.jobfile.nodes import MAX_BYTES, ListNode, MapNode, Node, read
+from orchestrator.jobfile.nodes import MAX_BYTES, ListNode, MapNode, Node
 from orchestrator.jobfile.overrides import apply
 from orchestrator.jobfile.problems import NOWHERE, JobFileError, Place, Report
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.schema import HOMES, JOB
 from orchestrator.jobfile.traps import found
 from orchestrator.spec import JobSpec

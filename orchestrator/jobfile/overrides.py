@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.jobfile.nodes import MapNode, Node, RefusedNode, ScalarNode, read
+from orchestrator.jobfile.nodes import MapNode, Node, RefusedNode, ScalarNode
 from orchestrator.jobfile.problems import Place, Report, quoted
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.traps import found
 
 
