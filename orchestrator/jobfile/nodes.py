@@ -1,6 +1,6 @@
 """What stands in a job file: scalars, lists and mappings that remember their text and their place.
 
-What could make a small file large or a reading long (depth, number and length of values) is bounded.
+What could make a small file large or a reading long is bounded: depth, number and length of values.
 """
 
 from __future__ import annotations

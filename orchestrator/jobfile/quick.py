@@ -31,13 +31,13 @@ KINDS |= {_CORE + "merge": "str", _CORE + "value": "str"}
 """What a plain value is taken for, by the tag that YAML 1.1 gives it."""
 
 _RESOLVERS = yaml.SafeLoader.yaml_implicit_resolvers
-# In turn: tabs, other control characters and foreign line breaks; question marks, which one reader
-# takes for keys and the other for text; a comment right behind the sign of a block; directives.
+# Tabs, other control characters, foreign line breaks; question marks, which one reader takes for
+# keys where the other sees text.
 _DOUBTFUL = re.compile(
-    r"[^\n -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-    r"|\?|[|>][-+0-9]*#|^%",
-    re.MULTILINE,
+    r"[^\n !->@-~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
+_COMMENT_AT_BLOCK = re.compile(r"[|>][-+0-9]*#")
+_DIRECTIVE = "\n%"
 
 
 class Doubt(Exception):
@@ -47,12 +47,18 @@ class Doubt(Exception):
 def read(text: str, override: str | None = None) -> Node:
     """The only document of `text`. Raises Doubt."""
     loader: Any = getattr(yaml, "CSafeLoader", None)
-    if loader is None or _DOUBTFUL.search(text):
+    if loader is None or _doubtful(text):
         raise Doubt
     try:
         return _Reader(loader(text).get_event, override).document()
     except (yaml.YAMLError, ValueError) as error:
         raise Doubt from error
+
+
+def _doubtful(text: str) -> bool:
+    if _DIRECTIVE in text or text.startswith(_DIRECTIVE[1:]):
+        return True
+    return bool(_DOUBTFUL.search(text) or _COMMENT_AT_BLOCK.search(text))
 
 
 class _Reader:
