@@ -53,8 +53,8 @@ def print_summary(summary: dict[str, Any], *, ranks: bool) -> None:
     """`muster status` for a person."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(headline(summary))
-    console.print(f"reason: {shown(summary['reason'])}", soft_wrap=True)
-    console.print(f"run directory: {summary['run_dir']}", soft_wrap=True)
+    console.print(Text(f"reason: {shown(summary['reason'])}"), soft_wrap=True)
+    console.print(Text(f"run directory: {summary['run_dir']}"), soft_wrap=True)
     if ranks:
         console.print(rank_table(summary["ranks"]))
 
@@ -98,13 +98,14 @@ def _where(row: dict[str, Any]) -> str:
     return row["device"] if row["node"] == LOCAL else f"{row['node']}/{row['device']}"
 
 
-def print_incidents(incidents: Sequence[dict[str, Any]]) -> None:
-    """Failures with the split of the way back."""
+def print_incidents(incidents: Sequence[dict[str, Any]], *, of_all: bool = False) -> None:
+    """Failures with the split of the way back; `of_all` names the job of each."""
     console = Console(highlight=False)
     if not incidents:
         console.print("no incident")
-    for number, one in enumerate(incidents, 1):
-        _print_incident(console, number, one)
+    for place, one in enumerate(incidents, 1):
+        number = one.get("incident", place)
+        _print_incident(console, f"{one['job']} " * of_all + f"incident {number}", one)
 
 
 _SPLIT = (
@@ -118,16 +119,16 @@ _SPLIT = (
 )
 
 
-def _print_incident(console: Console, number: int, one: dict[str, Any]) -> None:
+def _print_incident(console: Console, title: str, one: dict[str, Any]) -> None:
     who = "" if one["rank"] is None else f"rank {one['rank']} on {_where(one)}: "
+    what = f"{who}{one['cause']}; class {one['class']} by rule: {one['rule']}"
+    # Not as markup: what a script has raised may hold brackets.
     console.print(
-        f"[bold]incident {number}[/] attempt {one['attempt']}: {who}{one['cause']}; "
-        f"class {one['class']} by rule: {one['rule']}",
-        soft_wrap=True,
+        Text.assemble((title, "bold"), f" attempt {one['attempt']}: {what}"), soft_wrap=True
     )
     for line in one["evidence"][1:]:
         console.print(Text(f"    {line}", style="dim"), soft_wrap=True)
-    console.print(f"  decision: {one['decision']}; budget left: {one['budget_left']}")
+    console.print(Text(f"  decision: {one['decision']}; budget left: {one['budget_left']}"))
     table = Table("", "after the fault", "took", box=None, pad_edge=True)
     before = 0.0
     for name, key in _SPLIT:

@@ -59,7 +59,7 @@ def submit(
 def _text(file: str) -> str:
     try:
         if os.path.isfile(file) and os.path.getsize(file) <= _LARGEST_FILE:
-            with open(file, encoding="utf-8-sig") as source:
+            with open(file, encoding="utf-8-sig", newline="") as source:
                 return source.read()
     except (OSError, ValueError):
         pass
@@ -104,11 +104,16 @@ def _tell_ended(document: dict[str, Any], *, as_json: bool) -> bool:
 @needs_controller
 def wait(job: str, timeout: float | None, as_json: bool) -> None:
     """Wait until JOB has ended: exit code 0 if it succeeded, 1 if not, or not in time."""
-    from orchestrator.cli.named import the_named
+    from orchestrator.cli.on_disk import RunOnDisk
     from orchestrator.cli.progress import progress
+    from orchestrator.cli.submitted import SubmittedJob
 
     target = to_order(job)
-    named = the_named(target if isinstance(target, str) else str(target.root), watching=True)
+    named = (
+        RunOnDisk(target)
+        if isinstance(target, RunDirectory)
+        else SubmittedJob(target, watching=True)
+    )
     try:
         with progress(f"waiting for {job}"):
             document = named.wait(timeout)
@@ -132,7 +137,7 @@ def ps(
     chosen = states or (() if ended_too else _not_ended())
     rows = sorted(controller().jobs(states=chosen, queue=queue, user=user), key=_order)
     if as_json:
-        print(json.dumps({"schema": 1, "observed_at": time.time(), "jobs": rows}))
+        click.echo(json.dumps({"schema": 1, "observed_at": time.time(), "jobs": rows}))
         return
     if rows:
         click.echo("\n".join(_table(rows, time.time())))

@@ -84,23 +84,9 @@ class RunOnDisk:
 
     def checkpoints(self, *, verify: bool) -> dict[str, Any]:
         """Checkpoints and what was quarantined; with `verify` every byte of them is read."""
-        from orchestrator.checkpoints import best, catalogue
+        from orchestrator.checkpoint_list import document
 
-        spared = best(self._directory.checkpoints)
-        rows = []
-        for checkpoint in catalogue(self._directory.checkpoints):
-            row = {
-                "step": checkpoint.step,
-                "path": str(checkpoint.path),
-                "best": checkpoint.path == spared,
-            }
-            rows.append(row | (_verdict(checkpoint) if verify else {}))
-        return {
-            "schema": 1,
-            "observed_at": time.time(),
-            "checkpoints": rows,
-            "quarantined": sorted(str(path) for path in self._directory.quarantine.glob("step-*")),
-        }
+        return document(self._directory, verified=verify)
 
     def _log_paths(self, attempt: int, rank: int | None, *, scheduler: bool) -> list[Path]:
         files = self._directory.attempt(attempt)
@@ -129,15 +115,6 @@ class RunOnDisk:
         finally:
             for _, file in files:
                 file.close()
-
-
-def _verdict(checkpoint: Any) -> dict[str, Any]:
-    from orchestrator.checkpoints import Broken, verify
-
-    result = verify(checkpoint)
-    if isinstance(result, Broken):
-        return {"verified": False, "reason": result.reason, "digest": None}
-    return {"verified": True, "reason": None, "digest": result.digest}
 
 
 def _lines(paths: list[Path]) -> Iterator[tuple[Path, str]]:

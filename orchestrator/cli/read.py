@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import EXIT_FAILED
-from orchestrator.cli.common import job_argument, json_option, print_json
+from orchestrator.cli.common import job_argument, json_option, print_json, tell
 from orchestrator.cli.named import the_named
 from orchestrator.cli.remote import controller, needs_controller
 
@@ -58,12 +58,17 @@ def logs(
 ) -> None:
     """Print the raw logs of JOB's ranks; none is lost at a restart."""
     named = the_named(job, watching=follow)
-    lines = named.logs(rank=rank, attempt=attempt, scheduler=scheduler, follow=follow)
-    for writer, document in lines:
+    silent = True
+    for writer, document in named.logs(
+        rank=rank, attempt=attempt, scheduler=scheduler, follow=follow
+    ):
+        silent = False
         if as_json:
             click.echo(json.dumps(document))
         else:
             click.echo(f"{writer}: {document['line']}" if writer else document["line"])
+    if silent:
+        tell("nothing has been written yet")
 
 
 @click.command()
@@ -99,7 +104,7 @@ def incidents(job: str | None, as_json: bool) -> None:
         return
     from orchestrator.panel import print_incidents
 
-    print_incidents(found)
+    print_incidents(found, of_all=job is None)
 
 
 @click.command()

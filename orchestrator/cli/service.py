@@ -16,7 +16,15 @@ import click
 from orchestrator.cli import EXIT_FAILED, EXIT_UNREACHABLE
 from orchestrator.cli.common import fail, json_option, print_json, tell
 from orchestrator.cli.remote import controller, needs_controller
-from orchestrator.client import Address, Client, ClientError, Problem, Unreachable, find
+from orchestrator.client import (
+    Address,
+    BadAddress,
+    Client,
+    ClientError,
+    Problem,
+    Unreachable,
+    find,
+)
 from orchestrator.layout import HOME_VARIABLE, Home, read_json
 
 if TYPE_CHECKING:
@@ -91,8 +99,8 @@ def _running() -> Address | None:
     """The controller that answers, None if none runs; ends with code 4 if it is not well."""
     try:
         address = find(_here())
-    except Unreachable:
-        return None
+    except (Unreachable, BadAddress):
+        return None  # whatever lies there, no living controller wrote it
     try:
         # A moment's patience: it may be about to answer, or to end.
         with _client(patience=2.0) as client:
@@ -163,7 +171,7 @@ def _until_it_answers(process: Popen[bytes]) -> Address | None:
             address = find(_here())
             with _client() as client:
                 client.health()
-        except (Unreachable, Problem):
+        except (Unreachable, BadAddress, Problem):
             if ended:
                 return None
             time.sleep(_POLL)
