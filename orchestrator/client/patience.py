@@ -60,6 +60,7 @@ class Patience:
         limit = self._seconds if self._reached else min(self._seconds, _AT_FIRST)
         hopeless = isinstance(error, Unreachable) and error.hopeless and not self._reached
         if hopeless or now - self._since >= limit:
+            self._since = None
             raise error
         if self._failures == 1:  # one failure may be a connection that was just closed
             self._told(f"{error}; trying again for {limit:.0f} s")
