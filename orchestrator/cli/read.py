@@ -167,37 +167,14 @@ def incidents(job: str, as_json: bool) -> None:
 @json_option
 def checkpoints(job: str, action: str, as_json: bool) -> None:
     """List the checkpoints of RUN_DIR; with `verify`, read every byte of them."""
-    from orchestrator.checkpoints import Broken, best, catalogue, verify
+    from orchestrator.checkpoint_list import document
 
-    directory = the_run(job)
-    spared = best(directory.checkpoints)
-    rows: list[dict[str, Any]] = []
-    for checkpoint in catalogue(directory.checkpoints):
-        row: dict[str, Any] = {
-            "step": checkpoint.step,
-            "path": str(checkpoint.path),
-            "best": checkpoint.path == spared,
-        }
-        if action == "verify":
-            result = verify(checkpoint)
-            if isinstance(result, Broken):
-                row |= {"verified": False, "reason": result.reason, "digest": None}
-            else:
-                row |= {"verified": True, "reason": None, "digest": result.digest}
-        rows.append(row)
-    quarantined = sorted(str(path) for path in directory.quarantine.glob("step-*"))
+    found = document(the_run(job), verified=action == "verify")
     if as_json:
-        print_json(
-            {
-                "schema": 1,
-                "observed_at": time.time(),
-                "checkpoints": rows,
-                "quarantined": quarantined,
-            }
-        )
+        print_json(found)
     else:
-        _show_checkpoints(rows, quarantined)
-    if any(row.get("verified") is False for row in rows):
+        _show_checkpoints(found["checkpoints"], found["quarantined"])
+    if any(row.get("verified") is False for row in found["checkpoints"]):
         sys.exit(EXIT_FAILED)
 
 
