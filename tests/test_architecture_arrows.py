@@ -17,8 +17,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
+    "orchestrator.api",
     "orchestrator.cli",
     "orchestrator.jobfile",
+    "orchestrator.service",
     "orchestrator.store",
     "cluster.ascend",
     "cluster.gpu",
@@ -69,6 +71,7 @@ SIGNAL = {
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.processes",
+    "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (

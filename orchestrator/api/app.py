@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from orchestrator import __version__
 from orchestrator.api.desk import Desk, caller
 from orchestrator.api.gate import Gate
-from orchestrator.api.operations import COMMON, Operation, operations
+from orchestrator.api.operations import Operation, operations
 from orchestrator.api.problems import EXPECTED, MEDIA_TYPE, Refusal, refused, unexpected
 from orchestrator.api.schemas import ProblemDocument
 from orchestrator.service.tokens import Doorkeeper, Role
@@ -43,12 +43,13 @@ def create_app(desk: Desk, doorkeeper: Doorkeeper) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for operation in operations(desk):
+    table = operations(desk)
+    for operation in table:
         _add(app, operation)
     for kind in EXPECTED:
         app.add_exception_handler(kind, refused)
     app.add_exception_handler(Exception, unexpected)
-    _describe_security(app)
+    _complete_description(app, table)
     return Gate(app, doorkeeper, desk.limits)
 
 
@@ -62,12 +63,14 @@ def _add(app: FastAPI, operation: Operation) -> None:
         status_code=operation.status,
         response_model=None,  # what handlers answer is encoded already
         responses=_responses(operation),
-        response_class=Response if operation.stream else _Documented,
+        response_class=_Documented,
         openapi_extra={"x-muster-role": operation.role.value},
     )
 
 
 class _Documented(Response):
+    """Never made: says to the description that answers are JSON."""
+
     media_type = "application/json"
 
 
@@ -93,37 +96,38 @@ def _guarded(role: Role) -> type[APIRoute]:
 
 
 def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    problem = {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}}
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: dict(problem) for status in sorted({*COMMON, *operation.refusals})
+    """What the description says of every code. A stream is described by one of its parts."""
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"model": ProblemDocument} for status in operation.refusals
     }
-    for status in (operation.status, *operation.also):
-        refusals[status] = {"model": operation.answer}
-    return refusals
+    for status in operation.successes:
+        told[status] = {"model": operation.answer}
+    return told
 
 
-def _describe_security(app: FastAPI) -> None:
+def _complete_description(app: FastAPI, table: Sequence[Operation]) -> None:
     """Say in the description that every operation needs a token, and how problems are typed."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = describe()
-            schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            schema["components"]["securitySchemes"] = {
+                "token": {"type": "http", "scheme": "bearer"}
+            }
             schema["security"] = [{"token": []}]
-            for path in schema["paths"].values():
-                for operation in path.values():
-                    _retype_problems(operation["responses"])
+            for operation in table:
+                described = schema["paths"][operation.path][operation.method.lower()]
+                _retype(described["responses"], operation)
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _retype_problems(responses: dict[str, Any]) -> None:
+def _retype(responses: dict[str, Any], operation: Operation) -> None:
+    """Give problems and streams the media types that they are sent with."""
     for status, response in responses.items():
-        if int(status) >= 400:
-            content = response.get("content", {})
-            described = content.pop("application/json", None)
-            if described:
-                content[MEDIA_TYPE] = described
+        media_type = MEDIA_TYPE if int(status) >= 400 else operation.stream
+        if media_type:
+            response["content"] = {media_type: response["content"]["application/json"]}

@@ -21,15 +21,11 @@ class Controller:
         """How the controller is: its process, its store, what it drives, what it warns of."""
         told = await self._desk.read(self._desk.head.health)
         warnings = [*told.get("warnings", ()), *self._desk.warnings]
-        return Json(
-            {"schema": SCHEMA, "observed_at": time.time(), **told, "warnings": warnings}
-        )
+        return Json({"schema": SCHEMA, "observed_at": time.time(), **told, "warnings": warnings})
 
     async def down(self, body: Down) -> Json:
         """Take no more jobs in, and end: stopping what runs, leaving it, or waiting for its end."""
         if body.keep_ranks and body.drain:
             raise Refusal(422, "keep_ranks leaves jobs running, drain waits for them: choose one")
         self._desk.end(Ending(body.keep_ranks, body.drain))
-        return Json(
-            {"schema": SCHEMA, "keep_ranks": body.keep_ranks, "drain": body.drain}, 202
-        )
+        return Json({"schema": SCHEMA, "keep_ranks": body.keep_ranks, "drain": body.drain}, 202)

@@ -66,9 +66,7 @@ class Desk:
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call what reads the store or files, off the loop."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._readers, function, *arguments
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *arguments)
 
     async def use_tools(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call what takes seconds or minutes: tools of devices, reading whole checkpoints."""

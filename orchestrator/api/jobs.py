@@ -41,9 +41,14 @@ Key = Annotated[
 Word = Annotated[str | None, Query(max_length=256)]
 
 
-def read_spec(body: JobText) -> JobSpec:
-    """The job of a body. Raises JobFileError, and Refusal for what is valid and not built yet."""
-    spec = jobfile.loads(body.text, body.overrides, body.cwd, file=body.file)
+def spec_of(body: JobText) -> JobSpec:
+    """The job of a body. Raises JobFileError."""
+    return jobfile.loads(body.text, body.overrides, body.cwd, file=body.file)
+
+
+def _runnable(body: JobText) -> JobSpec:
+    """The same. Raises Refusal too, for what is valid and not built yet."""
+    spec = spec_of(body)
     missing = not_built(spec)
     if missing:
         told = "\n".join(one.describe(body.file) for one in missing)
@@ -61,9 +66,9 @@ class Jobs:
     async def submit(self, body: JobText, request: Request, key: Key = None) -> Json:
         """Take a job in; it is durable when this answers. 200 if this key made it before."""
         if len(body.text) + sum(map(len, body.overrides)) <= _SOON_READ:
-            spec = read_spec(body)
+            spec = _runnable(body)
         else:
-            spec = await self._desk.read(read_spec, body)
+            spec = await self._desk.read(_runnable, body)
         user, text = caller(request).name, body.text.encode()
         if key is None:
             record, known = await self._take_in(spec, text, user, None), False

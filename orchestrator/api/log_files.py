@@ -25,7 +25,9 @@ class Log:
     offset: int = 0
 
 
-def logs_of(directory: RunDirectory, attempt: int, rank: int | None, *, scheduler: bool) -> list[Log]:
+def logs_of(
+    directory: RunDirectory, attempt: int, rank: int | None, *, scheduler: bool
+) -> list[Log]:
     """The logs of an attempt that are there: all ranks', one's, or the scheduler's."""
     files = directory.attempt(attempt)
     if scheduler or rank is not None:

@@ -58,8 +58,8 @@ class Logs:
         await self._desk.read(_check, wanted, record, directory)
         held = ExitStack()
         word = held.enter_context(self._desk.watchers.watch(job))
-        parts = self._follow(wanted, job, directory, word) if follow else self._all(
-            wanted, directory
+        parts = (
+            self._follow(wanted, job, directory, word) if follow else self._all(wanted, directory)
         )
         return Stream(parts, held, MEDIA_TYPE)
 
@@ -88,9 +88,7 @@ class Logs:
             silent = True
             newest = max((attempt for attempt, _ in known), default=0)
             for place, log in known.items():
-                more, known[place] = await self._desk.read(
-                    _next, log, over or log.attempt < newest
-                )
+                more, known[place] = await self._desk.read(_next, log, over or log.attempt < newest)
                 if more:
                     silent = False
                     yield more
@@ -126,7 +124,9 @@ def _found(wanted: _Wanted, directory: RunDirectory, first: int = 0) -> list[Log
         for attempt in (attempts if first else attempts[-1:])
         for log in logs_of(directory, attempt, wanted.rank, scheduler=wanted.scheduler)
     ]
-    return [replace(log, offset=wanted.offset if number == 0 else 0) for number, log in enumerate(found)]
+    return [
+        replace(log, offset=wanted.offset if number == 0 else 0) for number, log in enumerate(found)
+    ]
 
 
 def _next(log: Log, complete: bool) -> tuple[bytes, Log]:

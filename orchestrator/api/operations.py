@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.api import logs, schemas
+from orchestrator.api import logs
+from orchestrator.api import schemas as answers
 from orchestrator.api.controller import Controller
 from orchestrator.api.desk import Desk
 from orchestrator.api.jobs import Jobs
@@ -18,58 +19,101 @@ from orchestrator.api.watching import Watching
 from orchestrator.service.orders import OrderKind
 from orchestrator.service.tokens import Role
 
+COMMON = (400, 401, 403, 408, 413, 422, 500, 503)
+"""What any operation may answer instead; RFC 9110 says what they mean."""
+
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: `name` is its id in the description. `refusals` are its own of HTTP's codes;
-    those that any operation can answer are `COMMON`."""
+    """One operation. `name` is its id in the description, `call` a method and a path.
+
+    `codes` are those of HTTP that it answers beside `status` and COMMON; success among them has
+    the same `answer`, of which a `stream`, if it has a media type, gives one after another.
+    """
 
     name: str
-    method: str
-    path: str
     role: Role
+    call: str
     handler: Callable[..., Any]
     answer: type[BaseModel]
     status: int = 200
-    refusals: tuple[int, ...] = ()
-    also: tuple[int, ...] = ()
-    """Other codes of success, with the same answer."""
+    codes: tuple[int, ...] = ()
     stream: str | None = None
-    """The media type of an answer that is a stream of `answer`."""
 
+    @property
+    def method(self) -> str:
+        return self.call.partition(" ")[0]
 
-COMMON = (400, 401, 403, 408, 413, 422, 500, 503)
+    @property
+    def path(self) -> str:
+        return self.call.partition(" ")[2]
+
+    @property
+    def successes(self) -> tuple[int, ...]:
+        """The codes of an answer."""
+        return (self.status, *(code for code in self.codes if code < 400))
+
+    @property
+    def refusals(self) -> tuple[int, ...]:
+        """The codes of a problem."""
+        unknown = (404,) if "{job}" in self.path else ()
+        own = (code for code in self.codes if code >= 400)
+        return tuple(sorted({*COMMON, *unknown, *own}))
 
 
 def operations(desk: Desk) -> tuple[Operation, ...]:
     """The table."""
     controller, jobs, machine = Controller(desk), Jobs(desk), Machine(desk)
-    watching, log = Watching(desk), Logs(desk)
+    watch, log = Watching(desk), Logs(desk)
     read, submit, admin = Role.READ, Role.SUBMIT, Role.ADMIN
-    job = "/v1/jobs/{job}"
-    events = "text/event-stream"
-    # fmt: off
+    all_, one = "/v1/jobs", "/v1/jobs/{job}"
+    sse, lines = "text/event-stream", logs.MEDIA_TYPE
     return (
-        Operation("health", "GET", "/v1/health", read, controller.health, schemas.Health),
-        Operation("submit", "POST", "/v1/jobs", submit, jobs.submit, schemas.Submitted, 201, (409,), (200,)),
-        Operation("jobs", "GET", "/v1/jobs", read, jobs.many, schemas.Jobs),
-        Operation("job", "GET", job, read, jobs.one, schemas.Row, 200, (404,)),
-        Operation("status", "GET", f"{job}/status", read, watching.status, schemas.Status, 200, (404,)),
-        Operation("events", "GET", f"{job}/events", read, watching.events, schemas.Events, 200, (404,)),
-        Operation("event_stream", "GET", f"{job}/events/stream", read, watching.stream, schemas.Event, 200, (404,), stream=events),
-        Operation("logs", "GET", f"{job}/logs", read, log.logs, schemas.LogLine, 200, (404,), stream=logs.MEDIA_TYPE),
-        Operation("job_incidents", "GET", f"{job}/incidents", read, watching.incidents, schemas.Incidents, 200, (404,)),
-        Operation("incidents", "GET", "/v1/incidents", read, watching.all_incidents, schemas.AllIncidents),
-        Operation("checkpoints", "GET", f"{job}/checkpoints", read, watching.checkpoints, schemas.Checkpoints, 200, (404,)),
+        Operation("health", read, "GET /v1/health", controller.health, answers.Health),
+        Operation("jobs", read, f"GET {all_}", jobs.many, answers.Jobs),
+        Operation(
+            "submit", submit, f"POST {all_}", jobs.submit, answers.Submitted, 201, (200, 409)
+        ),
+        Operation("job", read, f"GET {one}", jobs.one, answers.Row),
+        Operation("status", read, f"GET {one}/status", watch.status, answers.Status),
+        Operation("events", read, f"GET {one}/events", watch.events, answers.Events),
+        Operation(
+            "event_stream",
+            read,
+            f"GET {one}/events/stream",
+            watch.stream,
+            answers.Event,
+            stream=sse,
+        ),
+        Operation("logs", read, f"GET {one}/logs", log.logs, answers.LogLine, stream=lines),
+        Operation(
+            "checkpoints", read, f"GET {one}/checkpoints", watch.checkpoints, answers.Checkpoints
+        ),
+        Operation(
+            "job_incidents", read, f"GET {one}/incidents", watch.incidents, answers.Incidents
+        ),
+        Operation(
+            "incidents", read, "GET /v1/incidents", watch.all_incidents, answers.AllIncidents
+        ),
         *(
-            Operation(kind.value, "POST", f"{job}/{kind.value}", submit, jobs.ordering(kind), schemas.Row, 200, (404, 409))
+            Operation(
+                kind.value,
+                submit,
+                f"POST {one}/{kind.value}",
+                jobs.ordering(kind),
+                answers.Row,
+                codes=(409,),
+            )
             for kind in (OrderKind.CANCEL, OrderKind.HOLD, OrderKind.RELEASE, OrderKind.RESUME)
         ),
-        Operation("drill", "POST", f"{job}/drills", submit, jobs.drill, schemas.Drilled, 202, (404, 409)),
-        Operation("plan", "POST", "/v1/plan", submit, machine.plan, schemas.Planned, 200, (409,)),
-        Operation("devices", "GET", "/v1/devices", read, machine.devices, schemas.Devices),
-        Operation("bar", "POST", "/v1/devices/bars", admin, machine.bar, schemas.Barred),
-        Operation("unbar", "DELETE", "/v1/devices/bars", admin, machine.unbar, schemas.Unbarred, 200, (404,)),
-        Operation("down", "POST", "/v1/down", admin, controller.down, schemas.GoingDown, 202),
+        Operation("drill", submit, f"POST {one}/drills", jobs.drill, answers.Drilled, 202, (409,)),
+        Operation("plan", submit, "POST /v1/plan", machine.plan, answers.Planned, codes=(409,)),
+        Operation(
+            "devices", read, "GET /v1/devices", machine.devices, answers.Devices, codes=(409,)
+        ),
+        Operation("bar", admin, "POST /v1/devices/bars", machine.bar, answers.Barred),
+        Operation(
+            "unbar", admin, "DELETE /v1/devices/bars", machine.unbar, answers.Unbarred, codes=(404,)
+        ),
+        Operation("down", admin, "POST /v1/down", controller.down, answers.GoingDown, 202),
     )
-    # fmt: on

@@ -39,9 +39,7 @@ class Watching:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    async def status(
-        self, job: str, request: Request, after: After = 0, wait: Wait = 0.0
-    ) -> Json:
+    async def status(self, job: str, request: Request, after: After = 0, wait: Wait = 0.0) -> Json:
         """Where a job stands, rank by rank; with `wait`, once there is an event after `after`."""
         record = await self._newer(job, request, after, wait)
         # The number first: whoever asks on from there misses nothing.

@@ -107,9 +107,7 @@ class _Process:
             raise CannotStart("\n".join(objections))
         return surroundings.warnings(here)
 
-    async def _serve(
-        self, head: Head, listener: socket.socket, warnings: tuple[str, ...]
-    ) -> None:
+    async def _serve(self, head: Head, listener: socket.socket, warnings: tuple[str, ...]) -> None:
         desk = Desk(head, end=self.end, warnings=warnings)
         server = _Server(_configuration(desk, Doorkeeper(self._home)))
         loop = asyncio.get_running_loop()
