@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import processes
@@ -84,6 +84,7 @@ def test_what_no_controller_wrote_is_refused(tmp_path: Path, changes: dict[str, 
         find(head_file(tmp_path, **changes))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(min_size=1))
 def test_any_address_is_taken_or_refused(text: str) -> None:
     """MUSTER_URL may hold anything: it is an address of HTTP, or an error that names it."""

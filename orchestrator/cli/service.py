@@ -176,8 +176,16 @@ def _until_it_answers(process: Popen[bytes]) -> Address | None:
                 return None
             time.sleep(_POLL)
         else:
+            _give_way(process, address)
             return address
     return None
+
+
+def _give_way(process: Popen[bytes], address: Address) -> None:
+    """End what we have started if another start came first: it must not succeed that one later."""
+    if address.process is not None and address.process.pid != process.pid:
+        process.terminate()
+        process.wait()
 
 
 def _tell_failure(home: Home, process: Popen[bytes], before: int) -> NoReturn:

@@ -23,6 +23,7 @@ _LONG_POLL = 30.0
 _SLACK = 15.0
 _PAGE = 10_000
 _PAGE_OF_EVENTS = 1000
+_TOOLS = 120.0
 _VERIFY_TIMEOUT = 3600.0
 
 
@@ -80,7 +81,7 @@ class Client:
 
     def devices(self) -> dict[str, Any]:
         """The devices that it knows of, and how they are."""
-        return self._get("/v1/devices")
+        return self._get("/v1/devices", wait=_TOOLS)
 
     def down(self, *, keep_ranks: bool = False, drain: bool = False) -> dict[str, Any]:
         """Have it end; the answer comes before it has."""
@@ -121,7 +122,7 @@ class Client:
     ) -> dict[str, Any]:
         """What the job would start, as `muster plan --json` tells it."""
         body = _job_file(text, file, cwd, overrides)
-        return cast(dict[str, Any], self._ask(Request("POST", "/v1/plan", body)))
+        return cast(dict[str, Any], self._ask(Request("POST", "/v1/plan", body, timeout=_TOOLS)))
 
     # -- asking -----------------------------------------------------------------------------
 
