@@ -17,9 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
+    "orchestrator.api",
     "orchestrator.cli",
     "orchestrator.jobfile",
     "orchestrator.queueing",
+    "orchestrator.service",
     "orchestrator.store",
     "cluster.ascend",
     "cluster.gpu",
@@ -35,6 +37,7 @@ RICH = {
     "orchestrator.cli.plan",
     "orchestrator.cli.progress",
     "orchestrator.display",
+    "orchestrator.panel",
 }
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
 YAML = {"model.config_file", "orchestrator.jobfile.quick", "orchestrator.jobfile.reading"}
@@ -54,6 +57,7 @@ SUBPROCESS = {
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_client",  # the controller starts Ray's keeper
     "cluster.ray_keeper",  # which starts Ray's driver
+    "orchestrator.cli.service",  # `muster up` starts the controller
     "orchestrator.forkclient",  # the supervisor starts the fork server
     "orchestrator.supervisor",  # and ranks
     "orchestrator.trials",  # tries devices before a start
@@ -70,6 +74,7 @@ SIGNAL = {
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.processes",
+    "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (
@@ -79,6 +84,7 @@ STANDARD_LIBRARY_ONLY = (
     "cluster.ray_client",
     "cluster.ray_keeper",
     "cluster.simulated.program",  # answers at once, without site-packages
+    "orchestrator.client",  # a command starts in a third of the time that an HTTP library takes
     "orchestrator.entry",  # runs in every rank
     "orchestrator.forkserver",
     "orchestrator.rank",  # imported by any training script

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator import drill
 from orchestrator.cli import EXIT_FAILED
-from orchestrator.cli.common import fail, json_option, print_json, the_job, the_run
-from orchestrator.controller import Outcome
+from orchestrator.cli.common import fail, job_argument, json_option, print_json, the_job
+from orchestrator.cli.named import to_order
+from orchestrator.cli.remote import controller, needs_controller
 from orchestrator.layout import RunDirectory, read_json
-from orchestrator.spec import JobSpec
-from orchestrator.states import JobState
 
-_EXIT_CODES = {Outcome.SUCCEEDED: 0, Outcome.FAILED: EXIT_FAILED, Outcome.CANCELLED: EXIT_FAILED}
+# What drives a run takes a second to import, which `resume` of a submitted job does not need.
+if TYPE_CHECKING:
+    from orchestrator.drill import Fault
+    from orchestrator.spec import JobSpec
 
 _FAULT_HELP = "KIND[:RANK][@step:N|@phase:NAME], e.g. kill-rank:3@step:20. May be repeated."
 
@@ -51,15 +54,39 @@ def run(
 
 
 @click.command()
-@click.argument("job", metavar="RUN_DIR")
+@job_argument
 @click.option("--drill", "faults", multiple=True, metavar="FAULT", help=_FAULT_HELP)
 @json_option
+@needs_controller
 def resume(job: str, faults: tuple[str, ...], as_json: bool) -> None:
-    """Continue the run in RUN_DIR from its newest checkpoint that verifies."""
+    """Continue JOB from its newest checkpoint that verifies.
+
+    JOB is a run directory, which is then driven here, or the id of a submitted job, which is
+    queued again.
+    """
+    target = to_order(job)
+    if isinstance(target, RunDirectory):
+        _resume_here(target, faults, as_json=as_json)
+    elif faults:
+        fail(f"--drill is for run directories; once it runs: muster drill {target} --fault …")
+    else:
+        _resume_submitted(target, as_json=as_json)
+
+
+def _resume_submitted(job: str, *, as_json: bool) -> None:
+    row = controller().resume(job)
+    if as_json:
+        print_json({"schema": 1, "observed_at": time.time(), **row})
+        return
+    click.echo(f"{job} is {row['state']}")
+    click.echo(f"next: muster status {job} -w")
+
+
+def _resume_here(directory: RunDirectory, faults: tuple[str, ...], *, as_json: bool) -> None:
     from orchestrator.jobfile import JobFileError, from_document
+    from orchestrator.states import JobState
     from orchestrator.status import view_from_disk
 
-    directory = the_run(job)
     try:
         spec = from_document(read_json(directory.spec) or {})
     except JobFileError as error:
@@ -70,7 +97,9 @@ def resume(job: str, faults: tuple[str, ...], as_json: bool) -> None:
     _drive(directory, spec, _faults(faults, spec), as_json=as_json, by_hand=True)
 
 
-def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[drill.Fault]:
+def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[Fault]:
+    from orchestrator import drill
+
     try:
         return [drill.parse(text, spec.resources.ranks) for text in texts]
     except drill.FaultError as error:
@@ -80,12 +109,13 @@ def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[drill.Fault]:
 def _drive(
     directory: RunDirectory,
     spec: JobSpec,
-    faults: list[drill.Fault],
+    faults: list[Fault],
     *,
     as_json: bool,
     by_hand: bool,
 ) -> None:
     from cluster import command
+    from orchestrator.controller import Outcome
     from orchestrator.display import Display, print_end
     from orchestrator.local_run import RunError, drive
     from orchestrator.status import document, view_from_disk
@@ -102,4 +132,4 @@ def _drive(
         print_json(document(view))
     else:
         print_end(view)
-    sys.exit(_EXIT_CODES[outcome])
+    sys.exit(0 if outcome is Outcome.SUCCEEDED else EXIT_FAILED)

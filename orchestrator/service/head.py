@@ -60,8 +60,12 @@ class HeadRay(Protocol):
     def address(self) -> str | None:
         """Where it answers; None while it does not."""
 
+    @property
     def state(self) -> dict[str, Any]:
         """How it is, for health."""
+
+    def start(self, resources: Mapping[str, float], *, simulated: bool = False) -> None:
+        """Begin to bring it up; returns at once."""
 
     def for_job(self, job: str) -> NodeRay:
         """A job's part of it."""
@@ -171,7 +175,8 @@ class Head:
             "accepting": self.accepting,
             "jobs": {state.value: count for state, count in self.store.counts().items()},
             "driven": len(drives),
-            "ray": self._ray.state() if self._ray else None,
+            "ray": self._ray.state if self._ray else None,
+            "ray_address": self.ray_address,
             "queue": self._queue.state(),
             "stalled": {drive.job: drive.stalled for drive in drives if drive.stalled},
             "warnings": list(self.store.warnings),
@@ -238,6 +243,9 @@ class Head:
 
     def begin(self) -> None:
         """Adopt what runs already, then drive the queue."""
+        if self._ray is not None:
+            resources, simulated = self._stock.offered()
+            self._ray.start(resources, simulated=simulated)
         page = self.store.jobs(Filter(states=_HOLDING), Page(limit=_LARGEST_PAGE))
         for record in page.jobs:
             self.drive(record, None)

@@ -5,6 +5,7 @@ Looking asks tools that may take seconds, so it is done by the thread that wants
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from cluster.ascend.place import NoSuchNode
 from cluster.device import DeviceKind, Inventory, Node
+from cluster.reservation import resources_of
 from orchestrator.found import Found, find_nodes
 from orchestrator.queueing import Cluster, Running
 from orchestrator.queueing.left import Left
@@ -37,6 +39,24 @@ class Stock:
                 seen = (time.monotonic(), find_nodes(kind, self._environment))
                 self._seen[kind] = seen
             return seen[1]
+
+    def offered(self) -> tuple[dict[str, float], bool]:
+        """All that a Ray on this node can offer, and whether its devices are a rehearsal node's.
+
+        Kinds of devices that cannot be looked for now are left out: a job that gets some later
+        widens what Ray offers.
+        """
+        founds = []
+        for kind in DeviceKind:
+            with contextlib.suppress(NoSuchNode):
+                founds.append(self.found(kind, _QUEUE_AGE))
+        devices = tuple(device for found in founds for device in found.devices)
+        withheld = {key for found in founds for key in found.withheld}
+        having = [found for found in founds if found.devices] or founds
+        here = having[0].inventory.nodes[0]
+        simulated = any(found.simulated for found in founds)
+        node = replace(here, devices=devices)
+        return resources_of(node, withheld, simulated=simulated), simulated
 
     def beside(self, kind: DeviceKind, others: Iterable[Running]) -> Found:
         """What is there and not held by other jobs: devices withheld, CPUs taken out."""

@@ -182,6 +182,10 @@ class Store:
         """One job. Raises NoSuchJob."""
         return self._read(jobs.find, job)
 
+    def job_of_key(self, user: str, key: str) -> str | None:
+        """The id of the job that a user's idempotency key made; None if it made none yet."""
+        return self._read(jobs.of_key, user, key)
+
     def job_file(self, job: str) -> JobFile:
         """What was submitted. Raises NoSuchJob."""
         return self._read(jobs.job_file, job)
