@@ -5,6 +5,7 @@ All methods may be called from any thread; those that write return when it is du
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,14 +22,16 @@ from orchestrator.jobfile import from_document
 from orchestrator.layout import RunDirectory
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
 from orchestrator.queueing import Quota
+from orchestrator.service import remains
 from orchestrator.service.drive import Drive, Surroundings
 from orchestrator.service.news import News
 from orchestrator.service.queue import Place, Queue
 from orchestrator.service.stock import Stock
+from orchestrator.service.store_log import StoreLog
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 from orchestrator.store import Store
-from orchestrator.store.errors import Moved
+from orchestrator.store.errors import Moved, NoSuchJob
 from orchestrator.store.values import Filter, JobRecord, Page, Submission, happened
 
 __all__ = ["Head", "Place"]
@@ -249,7 +252,17 @@ class Head:
         page = self.store.jobs(Filter(states=_HOLDING), Page(limit=_LARGEST_PAGE))
         for record in page.jobs:
             self.drive(record, None)
+        holding = {record.job for record in page.jobs}
+        remains.clear(self.runs, lambda job: job in holding, self._copy_events)
         self._queue.start()
+
+    def _copy_events(self, job: str) -> None:
+        """Bring the journal in a job's directory up to date, if the store knows the job."""
+        with contextlib.suppress(NoSuchJob):
+            directory = self.directory(job)
+            StoreLog(
+                self.store, job, epoch=self.epoch, directory=directory, news=self.news
+            ).events()
 
     def drive(self, record: JobRecord, placement: Any) -> None:
         """Start to drive a job, on this placement or on what it has already."""
