@@ -191,7 +191,7 @@ class Drive(threading.Thread):
         reason = f"controller epoch {self._around.epoch}"
         self._log.append(
             "controller",
-            f"adopted by {reason}" if adopts else reason,
+            f"adopted by {reason}" if adopts else f"being started by {reason}",
             attempt=ledger.attempt,
             state=None if adopts else JobState.QUEUED,
             run_id=run_id,
