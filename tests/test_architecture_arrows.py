@@ -26,7 +26,7 @@ FOLDED = (
     "cluster.simulated",
 )  # one line each on the map
 
-RAY = {"cluster.ray_node"}
+RAY = {"cluster.ray_driver"}
 RICH = {
     "orchestrator.cli.device_check",
     "orchestrator.cli.device_table",
@@ -73,6 +73,7 @@ SIGNAL = {
 }
 STANDARD_LIBRARY_ONLY = (
     "cluster.detach",  # runs on a node before anything else does
+    "cluster.lanes",
     "cluster.leftovers",
     "cluster.ports",
     "cluster.ray_client",
