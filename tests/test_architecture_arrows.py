@@ -51,8 +51,8 @@ SQLITE = {  # nobody else knows SQL
 SUBPROCESS = {
     "cluster.command",  # asks npu-smi and hccn_tool, and the program that asks NVML
     "cluster.detach",  # a double fork needs a process with one thread
+    "cluster.ray_child",  # the keeper starts Ray's driver
     "cluster.ray_client",  # the controller starts Ray's keeper
-    "cluster.ray_keeper",  # which starts Ray's driver
     "orchestrator.forkclient",  # the supervisor starts the fork server
     "orchestrator.supervisor",  # and ranks
     "orchestrator.trials",  # tries devices before a start
@@ -76,6 +76,7 @@ STANDARD_LIBRARY_ONLY = (
     "cluster.lanes",
     "cluster.leftovers",
     "cluster.ports",
+    "cluster.ray_child",
     "cluster.ray_client",
     "cluster.ray_keeper",
     "cluster.simulated.program",  # answers at once, without site-packages
