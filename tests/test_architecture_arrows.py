@@ -19,6 +19,7 @@ ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
     "orchestrator.api",
     "orchestrator.cli",
+    "orchestrator.client",
     "orchestrator.jobfile",
     "orchestrator.service",
     "orchestrator.store",
