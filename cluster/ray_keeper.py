@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,22 @@ _RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }
-_CONFIG_KEYS = ("temp_dir", "job", "namespace", "resources", "start")
+_CONFIG_KEYS = ("temp_dir", "address", "namespace", "resources", "reservations")
 # What is offered is counted by us; these would make Ray refuse the count.
 _NOT_FOR_RAY = frozenset({kind.visible_variable for kind in DeviceKind if kind.visible_variable})
+
+
+@dataclass
+class _Owed:
+    """A request that the driver has not answered yet."""
+
+    request: dict[str, Any]
+    deadline: float
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """By what its answer is known."""
+        return self.request["do"], self.request.get("job", "")
 
 
 class Keeper:
@@ -55,8 +69,9 @@ class Keeper:
         self._up = False
         self._tries = 0
         self._why = ""
-        self._owed: list[str] = []
-        self._deadline: float | None = None
+        self._owed: list[_Owed] = []
+        self._backlog: list[dict[str, Any]] = []
+        self._address: dict[str, Any] = {}
         self._selector = selectors.DefaultSelector()
         self._wakeup, wake = os.pipe()
         os.set_blocking(wake, False)
@@ -76,12 +91,12 @@ class Keeper:
                     # A loss handled just now may have closed the next one, or reused it.
                     if self._selector.get_map().get(key.fd) is key:
                         key.data()
-                if self._deadline is not None and time.monotonic() > self._deadline:
+                if self._timeout() == 0:
                     self._lose(f"no answer within {START_TIMEOUT_S:g} s")
+                self._work_off()
         finally:
             self._end_driver(STOP_GRACE_S if self._up else 0.0)
-            if self._config:
-                remove_tree(self._config["temp_dir"])
+            self._clear_away()
 
     def _mind_the_controller(self) -> None:
         """SIGTERM stops; so does SIGUSR2, the kernel's word that the controller died."""
@@ -100,7 +115,9 @@ class Keeper:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR2)
 
     def _timeout(self) -> float | None:
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        """Seconds until an answer is overdue."""
+        deadline = min((owed.deadline for owed in self._owed), default=None)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _on_wakeup(self) -> None:
         os.read(self._wakeup, 4096)
@@ -117,73 +134,123 @@ class Keeper:
         if not self._config:
             problem = self._configure(request)
             if problem:
-                _say({"event": "failed", "reason": problem})
+                _say({"event": "failed", "job": "", "reason": problem})
                 self._stopping = True
                 return
-            self._bring_up()
-        elif request.get("do") == "stop":
+            self._bring_up([])
+        elif request["do"] == "stop":
             self._stopping = True
-        elif request.get("do") == "reserve":
-            self._reserve(request)
-        elif self._driver is not None:
-            self._pass_on(request)
-        elif request.get("do") == "start":
-            self._config["start"] = request["start"]
-            self._bring_up()
         else:
-            _say({"event": "nodes", "nodes": []})
+            self._backlog.append(request)
 
     def _configure(self, request: dict[str, Any]) -> str:
         """Take the first request; the problem with it, if any, in a sentence."""
         missing = [key for key in _CONFIG_KEYS if key not in request]
         if missing:
             return f"the first request lacks {', '.join(missing)}"
-        temp_dir = Path(request["temp_dir"])
-        try:
-            temp_dir.mkdir(mode=0o700, exist_ok=True)
-            if any(temp_dir.iterdir()):
-                return f"temp_dir {temp_dir} is not empty: it would be removed at the end"
-        except OSError as error:
-            return f"temp_dir {temp_dir}: {error}"
-        self._config = {"bundles": [], **request}
+        if not request["address"]:
+            temp_dir = Path(request["temp_dir"])
+            try:
+                temp_dir.mkdir(mode=0o700, exist_ok=True)
+                if any(temp_dir.iterdir()):
+                    return f"temp_dir {temp_dir} is not empty: it would be removed at the end"
+            except OSError as error:
+                return f"temp_dir {temp_dir}: {error}"
+        self._config = request
         return ""
 
-    def _reserve(self, request: Mapping[str, Any]) -> None:
-        """Have the bundles held, now or in the next Ray. A Ray's resources never change."""
-        wanted = request.get("resources", self._config["resources"])
-        lack = lacking(request["bundles"], wanted)
-        if lack:
-            return _refuse("reserve", f"the bundles ask for more than Ray was given: {lack}")
-        renew = wanted != self._config["resources"]
-        self._config.update(bundles=request["bundles"], resources=wanted)
-        if self._driver is None:
-            _refuse("reserve", "there is no Ray; the next one reserves")
-        elif renew:
-            self._config["start"] = None
-            self._end_driver(STOP_GRACE_S)
+    def _clear_away(self) -> None:
+        """Remove the directory of a Ray of ours that is gone."""
+        if self._config and not self._config["address"]:
             remove_tree(self._config["temp_dir"])
-            self._bring_up()
+
+    def _work_off(self) -> None:
+        """Serve what has been asked for, in its order.
+
+        A Ray is not replaced while it starts supervisors: one of them could be started twice.
+        """
+        while self._backlog and not (self._renews(self._backlog[0]) and self._starting()):
+            self._serve(self._backlog.pop(0))
+
+    def _renews(self, request: Mapping[str, Any]) -> bool:
+        """Whether the request needs another Ray; the resources of one never change."""
+        if self._driver is None or self._config["address"]:
+            return False
+        return bool(
+            request.get("resources", self._config["resources"]) != self._config["resources"]
+        )
+
+    def _starting(self) -> bool:
+        return self._up and any(owed.request["do"] == "start" for owed in self._owed)
+
+    def _serve(self, request: dict[str, Any]) -> None:
+        match request["do"]:
+            case "reserve":
+                self._reserve(request)
+            case "nodes" if self._driver is None:
+                _say({"event": "nodes", "nodes": []})
+            case "up" if self._up:
+                _say(self._address)
+            case "up" if self._driver is not None:
+                pass  # is being answered
+            case what:
+                again = [] if what == "up" else [request]
+                if self._driver is None:
+                    self._bring_up(again)
+                else:
+                    self._pass_on(request)
+
+    def _reserve(self, request: dict[str, Any]) -> None:
+        """Have the bundles held, now or in the next Ray."""
+        wanted = request.get("resources", self._config["resources"])
+        lack = "" if self._config["address"] else lacking(request["bundles"], wanted)
+        if lack:
+            return _refuse(request, f"the bundles ask for more than Ray was given: {lack}")
+        renews = self._renews(request)
+        self._config["resources"] = wanted
+        self._config["reservations"].pop(request["job"], None)
+        if request["bundles"]:
+            self._config["reservations"][request["job"]] = request["bundles"]
+        if self._driver is None:
+            _refuse(request, "there is no Ray; the next one reserves")
+        elif renews:
+            self._renew(request)
         else:
             self._pass_on(request)
 
-    def _bring_up(self) -> None:
-        self._tries = 0
-        self._start_driver()
+    def _renew(self, request: dict[str, Any]) -> None:
+        """Replace Ray by one with other resources, which answers all that this one owes."""
+        again = self._again([*self._owed_requests(), request])
+        self._end_driver(STOP_GRACE_S)
+        self._clear_away()
+        self._bring_up(again)
 
-    def _start_driver(self) -> None:
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("RAY_") and name not in _NOT_FOR_RAY
-        }
-        os.makedirs(self._config["temp_dir"], mode=0o700, exist_ok=True)
+    def _owed_requests(self) -> list[dict[str, Any]]:
+        return [owed.request for owed in self._owed]
+
+    def _again(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What of these a new Ray is asked, beside holding all that is to be held."""
+        held = self._config["reservations"]
+        for request in requests:
+            if request["do"] == "reserve" and request["job"] not in held:
+                _say({"event": "reserved", "job": request["job"], "seconds": 0.0})
+        return [request for request in requests if request["do"] in ("start", "nodes")]
+
+    def _bring_up(self, requests: Sequence[dict[str, Any]]) -> None:
+        self._tries = 0
+        self._start_driver(requests)
+
+    def _start_driver(self, requests: Sequence[dict[str, Any]]) -> None:
+        """Start a driver, and ask it first for what is to be held, then for these."""
+        if not self._config["address"]:
+            os.makedirs(self._config["temp_dir"], mode=0o700, exist_ok=True)
         self._driver = driver = subprocess.Popen(
             self._argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
             cwd="/",
-            env={**env, **_RAY_ENV, "PYTHONPATH": package_path()},
+            env=_environment(self._config["address"]),
         )
         self._up, self._why = False, ""
         self._tries += 1
@@ -192,7 +259,11 @@ class Keeper:
         os.set_blocking(driver.stdout.fileno(), False)
         self._selector.register(driver.stdout.fileno(), selectors.EVENT_READ, self._on_reply)
         self._watch(driver.pid, "the Ray driver")
-        self._pass_on(self._config)
+        self._pass_on({"do": "up", **self._config})
+        for job, bundles in self._config["reservations"].items():
+            self._pass_on({"do": "reserve", "job": job, "bundles": bundles, "anew": True})
+        for request in requests:
+            self._pass_on(request)
 
     def _watch(self, pid: int, name: str) -> None:
         """Treat the death of a child or grandchild as the loss of Ray, at once."""
@@ -203,11 +274,9 @@ class Keeper:
             lost = f"{name} (pid {pid}) died"
             self._selector.register(handle, selectors.EVENT_READ, lambda: self._lose(lost))
 
-    def _pass_on(self, request: Mapping[str, Any]) -> None:
+    def _pass_on(self, request: dict[str, Any]) -> None:
         assert self._driver is not None and self._driver.stdin is not None
-        # The first request has no `do`: it is to be answered by what it asks for last.
-        self._owed.append(request.get("do") or ("start" if request["start"] else "reserve"))
-        self._deadline = time.monotonic() + START_TIMEOUT_S
+        self._owed.append(_Owed(request, time.monotonic() + START_TIMEOUT_S))
         # A driver that has died is noticed by its pidfd.
         with contextlib.suppress(BrokenPipeError):
             self._driver.stdin.write(json.dumps(request).encode() + b"\n")
@@ -225,40 +294,57 @@ class Keeper:
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "up":
-            self._up = True
-            for name, pids in event["pids"].items():
-                for pid in pids:
-                    self._watch(pid, name)
+            self._on_up(event)
         elif not self._up:
             # It cannot bring Ray up and is about to exit; what then is decided in _lose.
             self._why = event["reason"]
         else:
-            self._owed.pop(0)
-            self._deadline = self._deadline if self._owed else None
-            _say(event)
+            what = event.pop("do", ""), event.get("job", "")
+            answered = next((owed for owed in self._owed if owed.what == what), None)
+            if answered:
+                self._owed.remove(answered)
+                self._forget_refused(event, answered.request)
+                _say(event)
+
+    def _forget_refused(self, event: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+        """What was not given is not asked for again, unless it had been held once."""
+        held = self._config["reservations"]
+        refused = event["event"] == "unreserved" and not request.get("anew")
+        if refused and held.get(request["job"]) == request["bundles"]:
+            del held[request["job"]]
+
+    def _on_up(self, event: dict[str, Any]) -> None:
+        self._up = True
+        for name, pids in event.pop("pids").items():
+            for pid in pids:
+                self._watch(pid, name)
+        # Only now are the others begun.
+        deadline = time.monotonic() + START_TIMEOUT_S
+        self._owed = [_Owed(r, deadline) for r in self._owed_requests() if r["do"] != "up"]
+        self._address = event
+        _say(event)
 
     def _lose(self, reason: str) -> None:
         """Ray is gone or useless: remove what is left of it, and try again or tell."""
         if self._driver is None:
             return
         self._on_reply()
-        was_up, owed, why = self._up, self._owed, self._why or f"Ray was lost: {reason}"
+        was_up, owed, why = self._up, self._owed_requests(), self._why
         self._end_driver(0.0)
-        remove_tree(self._config["temp_dir"])
+        self._clear_away()
+        if not was_up and self._tries < BRING_UP_TRIES:
+            return self._start_driver(self._again(owed))
         if was_up:
             _say({"event": "ray_lost", "reason": reason})
-        elif self._tries < BRING_UP_TRIES:
-            self._start_driver()
-            owed = owed[1:]
-        for what in owed:
-            _refuse(what, why)
+        for request in reversed(owed):  # that Ray is not up is told last
+            _refuse(request, why or f"Ray was lost: {reason}")
 
     def _end_driver(self, grace_s: float) -> None:
         """Let the driver take Ray down within `grace_s`, then kill its whole session."""
         driver, self._driver = self._driver, None
         if driver is None:
             return
-        self._owed, self._deadline = [], None
+        self._owed, self._up = [], False
         self._forget(driver)
         assert driver.stdin is not None and driver.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -292,8 +378,19 @@ def refusal(what: str) -> str:
     return "unreserved" if what == "reserve" else "failed"
 
 
-def _refuse(what: str, reason: str) -> None:
-    _say({"event": refusal(what), "reason": reason})
+def _refuse(request: Mapping[str, Any], reason: str) -> None:
+    _say({"event": refusal(request["do"]), "job": request.get("job", ""), "reason": reason})
+
+
+def _environment(address: str | None) -> dict[str, str]:
+    """The driver's environment: that of Ray's users is for a Ray that they started."""
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_RAY}
+    if address is None:
+        kept = {name: value for name, value in kept.items() if not name.startswith("RAY_")}
+    elif address != "auto":
+        # It would be taken for the address that was given.
+        kept.pop("RAY_ADDRESS", None)
+    return {**kept, **_RAY_ENV, "PYTHONPATH": package_path()}
 
 
 def _exited(pid: int) -> bool:

@@ -16,7 +16,7 @@ from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
 from orchestrator.panel import FILE_WIDTH, panel, print_incidents, shown
 from orchestrator.states import JobState
-from orchestrator.status import RunView, document, places
+from orchestrator.status import RunView, document
 
 _LIVE_PERIOD = 0.25
 _LINES_PERIOD = 15.0
@@ -74,28 +74,11 @@ class Display:
         if now < self._next or self._quiet or controller.way is None:
             return
         self._next = now + (_LIVE_PERIOD if self._live else _LINES_PERIOD)
-        view = live_view(controller)
+        view = controller.view()
         if self._live is not None:
             self._live.update(_panel(view), refresh=True)
         elif view.ranks and any(rank.beat for rank in view.ranks):
             self._console.print(_panel(view))
-
-
-def live_view(controller: Controller) -> RunView:
-    """The view of a run from its controller's memory."""
-    way = controller.way
-    ranks = way.gang.views if way else ()
-    placed = way.gang.plan.to_document()["ranks"] if way else []
-    return RunView(
-        job=controller.spec.name,
-        directory=controller.directory,
-        ledger=controller.ledger,
-        ranks=ranks,
-        places=places(placed),
-        live=True,
-        now=time.monotonic(),
-        observed_at=time.time(),
-    )
 
 
 def _panel(view: RunView) -> Group:

@@ -49,6 +49,9 @@ from typing import Any
 HOME_VARIABLE = "MUSTER_HOME"
 """Names the directory of what is remembered of this machine; not to be shared between machines."""
 
+SHARED_RAY = Path("/nonexistent/muster-shared-ray")
+"""Stands for the directory of Ray in a spool whose run has no Ray of its own."""
+
 _TMPFS = Path("/dev/shm")
 
 
@@ -175,12 +178,14 @@ class Spool:
     ray: Path
 
     @classmethod
-    def create(cls) -> Spool:
-        """A new private spool; heartbeats on tmpfs where there is one."""
+    def create(cls, ray: Path | None = None) -> Spool:
+        """A new private spool; heartbeats on tmpfs where there is one.
+
+        `ray` is the directory of a Ray that is not the run's own, which stays when the run ends.
+        """
         root = Path(tempfile.mkdtemp(prefix="muster-", dir=_spool_base()))
         # Ray puts Unix sockets deep below its directory: the path must stay short.
-        ray = Path(tempfile.mkdtemp(prefix="muster-ray-"))
-        return cls(root, ray)
+        return cls(root, ray or Path(tempfile.mkdtemp(prefix="muster-ray-")))
 
     @property
     def socket(self) -> Path:
@@ -189,6 +194,11 @@ class Spool:
     @property
     def owner(self) -> Path:
         return self.root / "owner.json"
+
+    @property
+    def user(self) -> Path:
+        """Which supervisor uses it."""
+        return self.root / "supervisor.json"
 
     def heartbeat(self, attempt: int, rank: int) -> Path:
         return self.root / f"{attempt:03d}-{rank}.beat"
@@ -217,7 +227,7 @@ class Spool:
     def remove(self) -> None:
         """Remove what is left; safe to call twice and from two processes."""
         for directory in (self.root, self.ray):
-            if directory.name.startswith("muster-"):
+            if directory.name.startswith("muster-") and directory != SHARED_RAY:
                 shutil.rmtree(directory, ignore_errors=True)
 
 

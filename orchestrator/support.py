@@ -39,7 +39,6 @@ GAPS: tuple[_Gap, ...] = (
         lambda spec: spec.restart.min_ranks == spec.resources.ranks,
     ),
     _Gap("queue", _LEAVE_OUT),
-    _Gap("limits.run", _LEAVE_OUT),
     _Gap("then", _LEAVE_OUT),
     _Gap("notify", _LEAVE_OUT),
 )

@@ -21,6 +21,7 @@ FOLDED = (
     "orchestrator.cli",
     "orchestrator.client",
     "orchestrator.jobfile",
+    "orchestrator.queueing",
     "orchestrator.service",
     "orchestrator.store",
     "cluster.ascend",
@@ -40,7 +41,7 @@ RICH = {
     "orchestrator.panel",
 }
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
-YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
+YAML = {"model.config_file", "orchestrator.jobfile.quick", "orchestrator.jobfile.reading"}
 PYNVML = {"cluster.gpu.ask"}  # a process of its own: the driver may hang
 SQLITE = {  # nobody else knows SQL
     "orchestrator.store.backup",

@@ -17,7 +17,7 @@ from orchestrator.api.encoding import Json
 from orchestrator.api.problems import Refusal
 from orchestrator.api.rows import SCHEMA, row, submitted
 from orchestrator.api.schemas import Fault, JobText
-from orchestrator.service.orders import OrderKind
+from orchestrator.orders import OrderKind
 from orchestrator.service.tokens import Role, Token
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState

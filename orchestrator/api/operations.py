@@ -16,7 +16,7 @@ from orchestrator.api.jobs import Jobs
 from orchestrator.api.logs import Logs
 from orchestrator.api.machine import Machine
 from orchestrator.api.watching import Watching
-from orchestrator.service.orders import OrderKind
+from orchestrator.orders import OrderKind
 from orchestrator.service.tokens import Role
 
 COMMON = (400, 401, 403, 408, 413, 422, 500, 503)

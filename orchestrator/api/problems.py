@@ -18,7 +18,7 @@ from orchestrator.api.encoding import Json
 from orchestrator.drill import FaultError
 from orchestrator.jobfile import JobFileError, Problem
 from orchestrator.jobfile.problems import quoted
-from orchestrator.service.orders import NotTaken, Refused
+from orchestrator.orders import NotTaken, Refused
 from orchestrator.store import errors
 
 MEDIA_TYPE = "application/problem+json"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.service.head import Line
+from orchestrator.service.head import Place
 from orchestrator.states import JobState
 from orchestrator.store.values import IncidentRecord, JobRecord, Told
 
 SCHEMA = 1
 
 
-def row(record: JobRecord, waiting: Mapping[str, Line]) -> dict[str, Any]:
+def row(record: JobRecord, waiting: Mapping[str, Place]) -> dict[str, Any]:
     """A job in a list. What is not known is null, never zero."""
     line = waiting.get(record.job) if record.state is JobState.QUEUED else None
     return {
@@ -35,7 +35,7 @@ def row(record: JobRecord, waiting: Mapping[str, Line]) -> dict[str, Any]:
     }
 
 
-def submitted(record: JobRecord, waiting: Mapping[str, Line]) -> dict[str, Any]:
+def submitted(record: JobRecord, waiting: Mapping[str, Place]) -> dict[str, Any]:
     """The answer to a submission."""
     line = waiting.get(record.job)
     return {

@@ -22,7 +22,7 @@ from orchestrator.jobfile.fields import (
     Text,
     one_of,
 )
-from orchestrator.jobfile.sections import ArgumentOrList, Entries, Items, Section
+from orchestrator.jobfile.sections import ArgumentOrList, Entries, Items, Patterned, Section
 from orchestrator.spec import (
     CONTRACT_ENV,
     CONTRACT_ENV_PREFIX,
@@ -150,7 +150,8 @@ JOB = Section(
                     }
                 ),
                 "no_progress": Integer(low=1, high=1000),
-                "rules": Items(
+                "rules": Patterned(
+                    pattern="log",
                     of=Section(
                         required=("class",),
                         fields={

@@ -30,6 +30,7 @@ from orchestrator.api.desk import Desk, Ending
 from orchestrator.layout import Home, store_file, write_json
 from orchestrator.service import surroundings
 from orchestrator.service.head import Head
+from orchestrator.service.shared_ray import SharedRay
 from orchestrator.service.tokens import Doorkeeper, TokenError, Tokens
 from orchestrator.store import Store
 from orchestrator.store.errors import StoreError
@@ -69,6 +70,7 @@ def main(
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.service", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    parser.add_argument("--ray-address", dest="ray", help="a Ray cluster to join: HOST:PORT, auto")
     parser.add_argument("--port", type=int, default=0, help="the port; 0 takes a free one")
     return parser.parse_args(arguments)
 
@@ -94,7 +96,8 @@ class _Process:
             Tokens(self._home).begin()
             _raise_descriptors()
             with _listening(self._options.host, self._options.port) as listener:
-                head = self._head_class(store, self._home.runs, self._environment)
+                ray = SharedRay(self._home.root, self._home.ray_log, address=self._options.ray)
+                head = self._head_class(store, self._home.runs, self._environment, ray)
                 for warning in (*store.warnings, *warnings):
                     logging.warning(warning)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -152,7 +155,7 @@ class _Process:
             "url": _url(listener),
             **asdict(me),
             "epoch": head.epoch,
-            "ray_address": head.health().get("ray_address"),
+            "ray_address": head.ray_address,
             "started_at": time.time(),
             "version": __version__,
         }
