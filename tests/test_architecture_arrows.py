@@ -19,6 +19,7 @@ ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
     "orchestrator.api",
     "orchestrator.cli",
+    "orchestrator.client",
     "orchestrator.jobfile",
     "orchestrator.queueing",
     "orchestrator.service",
@@ -57,7 +58,6 @@ SUBPROCESS = {
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_child",  # the keeper starts Ray's driver
     "cluster.ray_client",  # the controller starts Ray's keeper
-    "cluster.ray_keeper",  # which starts Ray's driver
     "orchestrator.cli.service",  # `muster up` starts the controller
     "orchestrator.forkclient",  # the supervisor starts the fork server
     "orchestrator.supervisor",  # and ranks
