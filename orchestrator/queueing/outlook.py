@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import combinations
 from math import comb
 
@@ -27,15 +28,21 @@ def fits(room: Room, gone: Iterable[Running], request: Request) -> bool:
 
 
 def fewest(room: Room, going: Sequence[Running], request: Request) -> int | None:
-    """How many of `going`, in this order, must go before the request has room; None: all do not do."""
-    high = 1
-    while not fits(room, going[:high], request):
-        if high >= len(going):
-            return None
-        high *= 2
-    low = high // 2
-    counts = range(low, min(high, len(going)) + 1)
-    return low + bisect_left(counts, True, key=lambda count: fits(room, going[:count], request))
+    """How many of `going`, in this order, must go before the request has room; None: more than all.
+
+    It has none as long as nobody goes.
+    """
+    low, step = 0, 1
+    with ExitStack() as gone:
+        while not fits(room, going[low : low + step], request):
+            gone.enter_context(room.without(going[low : low + step]))
+            low, step = low + step, step * 2
+            if low >= len(going):
+                return None
+        counts = range(1, min(step, len(going) - low) + 1)
+        return low + 1 + bisect_left(
+            counts, True, key=lambda count: fits(room, going[low : low + count], request)
+        )
 
 
 def victims(
