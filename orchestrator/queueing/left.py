@@ -33,9 +33,7 @@ class Left:
     What follows one is remembered by it, so that a pass finds what the last one worked out.
     """
 
-    def __init__(
-        self, node: Node, barred: Mapping[str, str], held: tuple[Held, ...] = ()
-    ) -> None:
+    def __init__(self, node: Node, barred: Mapping[str, str], held: tuple[Held, ...] = ()) -> None:
         self.node = node
         self.held = held
         self._barred = barred
@@ -131,7 +129,7 @@ class Left:
         return min(room, len(free)), self._worth[kind.value]
 
     def _worth_of(self, free: tuple[Device, ...]) -> Sort:
-        """What the fabric's rule makes of free devices: equal for sets that `select` finds alike."""
+        """What the fabric's rule makes of free devices: all that `select` asks of them."""
         kind = free[0].kind
         fabric = fabric_of(device for device in self.node.devices if device.kind is kind)
         costs = [RULES[fabric].cost(free, count) for count in range(1, len(free) + 1)]

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from itertools import combinations
 from math import comb
 
-from cluster.allocate import Request
+from cluster.allocate import Placement, Request
 from orchestrator.queueing.room import Room
 from orchestrator.queueing.values import Running
 
@@ -40,8 +40,12 @@ def fewest(room: Room, going: Sequence[Running], request: Request) -> int | None
             if low >= len(going):
                 return None
         counts = range(1, min(step, len(going) - low) + 1)
-        return low + 1 + bisect_left(
-            counts, True, key=lambda count: fits(room, going[low : low + count], request)
+        return (
+            low
+            + 1
+            + bisect_left(
+                counts, True, key=lambda count: fits(room, going[low : low + count], request)
+            )
         )
 
 
@@ -62,6 +66,15 @@ def victims(
         return []
     best = _pruned(room, order[:number], request)
     return min([best, *_exact(room, young, request)], key=lambda found: _price(found, now))
+
+
+def in_place(going: Iterable[Running], placement: Placement) -> list[str]:
+    """Those that a place waits for: they hold its devices, or else CPUs of its nodes."""
+    keys = {one.device.key for one in placement.assignments}
+    nodes = {one.node for one in placement.assignments}
+    holding = [v.job for v in going if any(a.device.key in keys for a in v.assignments)]
+    beside = [v.job for v in going if any(a.node in nodes for a in v.assignments)]
+    return sorted(holding or beside)
 
 
 def _by_nodes(

@@ -76,12 +76,11 @@ class Quotas:
             return
         self._short.add(pot)
         too_many = self._used[pot] + job.request.ranks - self._most[pot]
-        at = -math.inf
         for at, number in sorted(self._ends[pot]):
             too_many -= number
             if too_many <= 0:
-                break
-        self.claim(job, at if too_many <= 0 else math.inf)
+                return self.claim(job, at)
+        return self.claim(job, math.inf)
 
     def _charge(self, pot: _Pot, number: int, ends: float) -> None:
         if pot in self._most:

@@ -119,7 +119,6 @@ class Room:
             self._left.pop(name, None)
         self._changed(closed)
 
-
     @contextmanager
     def without(self, gone: Iterable[Running]) -> Iterator[None]:
         """The room as if these had gone."""

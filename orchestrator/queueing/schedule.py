@@ -21,7 +21,7 @@ from cluster.allocate import Placement
 from cluster.device import DeviceKind
 from orchestrator.queueing import words
 from orchestrator.queueing.held import held_by
-from orchestrator.queueing.outlook import fewest, fits, victims
+from orchestrator.queueing.outlook import fewest, fits, in_place, victims
 from orchestrator.queueing.quotas import Quotas
 from orchestrator.queueing.reasons import Reasons, Why
 from orchestrator.queueing.reserve import Kept, Reserve, Which
@@ -36,6 +36,7 @@ from orchestrator.queueing.values import (
     Shape,
     Start,
     Waiting,
+    as_running,
 )
 
 DEPTH = 32
@@ -148,7 +149,7 @@ class _Pass:
         return None
 
     def _start(self, job: Waiting, placement: Placement) -> None:
-        started = _as_running(job, placement, self._now)
+        started = as_running(job, placement, self._now)
         self._reserve.take(started.held)
         self._quotas.start(job, job.ends(self._now))
         self._running.append(started)
@@ -199,18 +200,19 @@ class _Pass:
             return None
         room = self._reserve.unkept()
         going = [one for one in self._running if one.job in self._stopping]
+        stopped: list[Running] = []
         if not going or not fits(room, going, job.request):
             self._tries += 1
             with room.without(going):
                 stopped = victims(room, self._lower(room, job), job.request, self._now)
-            if not stopped:
-                return None
-            self._stop(stopped, job)
-            going = [*going, *stopped]
+            going = [*going, *stopped] if stopped else []
         with room.without(going):
             placement = room.place(job.request)
+        if placement is None:
+            return None
+        self._stop(stopped, job)
         self._keep(job, self._now, placement)
-        return partial(words.stops, _in_place(going, placement))
+        return partial(words.stops, in_place(going, placement))
 
     def _lower(self, room: Room, job: Waiting) -> list[Running]:
         """Those that may be stopped for the job."""
@@ -252,26 +254,3 @@ class _Pass:
         held = None if ranks is None else held_by(job.job, ranks, bound=bound, kept=True)
         self._reserve.keep(Kept(job.job, at, job.request.kind, held))
         self._quotas.claim(job, at)
-
-
-def _as_running(job: Waiting, placement: Placement, now: float) -> Running:
-    """The job once it has started; none is stopped in the pass that starts it."""
-    return Running(
-        job=job.job,
-        assignments=placement.assignments,
-        started_at=now,
-        priority=job.priority,
-        queue=job.queue,
-        run_limit=job.run_limit,
-        preemptible=False,
-        bound=job.request.bind is not Bind.NONE,
-    )
-
-
-def _in_place(going: Iterable[Running], placement: Placement) -> list[str]:
-    """Those that the place waits for: they hold its devices, or else CPUs of its nodes."""
-    keys = {one.device.key for one in placement.assignments}
-    nodes = {one.node for one in placement.assignments}
-    holding = [v.job for v in going if any(a.device.key in keys for a in v.assignments)]
-    beside = [v.job for v in going if any(a.node in nodes for a in v.assignments)]
-    return sorted(holding or beside)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from cluster.affinity import Bind
 from cluster.allocate import Assignment, Placement, Request
 from cluster.device import DeviceKind, Inventory
 from orchestrator.queueing.held import Held, held_by
@@ -101,6 +102,20 @@ class Running:
         if self.stopping:
             return now
         return math.inf if self.run_limit is None else max(now, self.started_at + self.run_limit)
+
+
+def as_running(job: Waiting, placement: Placement, now: float) -> Running:
+    """A job that the queue has just started: not to be stopped in the same pass."""
+    return Running(
+        job=job.job,
+        assignments=placement.assignments,
+        started_at=now,
+        priority=job.priority,
+        queue=job.queue,
+        run_limit=job.run_limit,
+        preemptible=False,
+        bound=job.request.bind is not Bind.NONE,
+    )
 
 
 @dataclass(frozen=True)
