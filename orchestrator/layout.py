@@ -293,6 +293,10 @@ class Home:
     def runs(self) -> Path:
         return self.root / "runs"
 
+    @property
+    def queues(self) -> Path:
+        return self.root / "queues.yaml"
+
 
 def _home(environment: Mapping[str, str]) -> Path:
     home = Path(environment.get(HOME_VARIABLE) or "~/.muster")
