@@ -197,7 +197,9 @@ class Controller:
             self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
             self._recorder.record("next", reason, state=JobState.RECOVERING)
             return self._without_gang(way)
-        self._devices.hold(way.gang.plan.placement, way.gang.plan.simulated)
+        plan = way.gang.plan
+        self._devices.hold(plan.placement, plan.simulated)
+        self.node.hold(plan.placement, simulated=bool(plan.simulated))
         self._judge.reopen()
         if not self.node.supervised:
             adoption.kill(self.ledger.supervisor)

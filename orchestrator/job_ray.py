@@ -59,6 +59,9 @@ class NodeRay(Protocol):
     def reserve(self, placement: Placement, pump: Pump) -> None:
         """Have the devices of a placement held."""
 
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """Have them held for a gang that runs already; returns at once."""
+
     def messages(self, *, supervised: bool) -> list[Message]:
         """What has happened."""
 
@@ -156,6 +159,12 @@ class JobRay:
         if refusal:
             self._placement = None
             raise NodeError(f"Ray does not reserve the devices: {refusal}; see {self._log}")
+
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """The same for a gang that runs already; whether Ray agrees is told and changes nothing."""
+        self._simulated = simulated
+        self._placement, self._answer, self._reserves = placement, None, next(_SERIALS)
+        self._line.reserve(placement, self._reserves, simulated=simulated)
 
     def _await_refusal(self, pump: Pump, deadline: float) -> str:
         """Why the bundles are not held, if they are not; empty too when Ray is lost meanwhile."""

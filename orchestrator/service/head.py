@@ -20,7 +20,8 @@ from orchestrator.job_ray import NodeRay
 from orchestrator.jobfile import JobFileError, from_document
 from orchestrator.layout import RunDirectory
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
-from orchestrator.queueing import Quota
+from orchestrator.queueing import quota_file
+from orchestrator.queueing.quota_file import Queues
 from orchestrator.service.drive import Drive, Surroundings
 from orchestrator.service.news import News
 from orchestrator.service.queue import Place, Queue
@@ -83,9 +84,10 @@ class Head:
         runs: Path,
         environment: Mapping[str, str],
         ray: HeadRay | None = None,
-        quotas: tuple[Quota, ...] = (),
+        queues: Queues | None = None,
     ) -> None:
-        """`ray` is asked for nothing before `begin`."""
+        """`ray` is asked for nothing before `begin`; `queues`: None is only `default`."""
+        self._queues = queues or Queues()
         self.store = store
         self.runs = runs
         self.environment = environment
@@ -96,7 +98,7 @@ class Head:
         self._stock = Stock(environment)
         self._lock = threading.Lock()
         self._drives: dict[str, Drive] = {}
-        self._queue = Queue(store, self.epoch, self._stock, quotas, self)
+        self._queue = Queue(store, self.epoch, self._stock, self._queues.quotas, self)
         self._around = Surroundings(
             store=store,
             epoch=self.epoch,
@@ -115,8 +117,9 @@ class Head:
     ) -> Future[JobRecord]:
         """Take a validated job in; the future is done when it is durable.
 
-        Raises NotTaken, KeyReused, StoreFull.
+        Raises NotTaken, KeyReused, StoreFull; JobFileError for a queue that it may not be in.
         """
+        quota_file.check(self._queues, spec.queue, "job")
         if not self.accepting:
             raise NotTaken("this controller is going down and takes no jobs in")
         submission = Submission.of(spec, text, runs=self.runs, user=user, key=key)
