@@ -153,8 +153,8 @@ class _Process:
         """Reads are answered until the last job has been seen to."""
         ending = self._ending or Ending(keep_ranks=True)
         logging.info("going down: %s", asdict(ending))
-        head.accepting = False
-        while ending.drain and _running(head):
+        await asyncio.to_thread(head.drain)
+        while ending.drain and head.drives:
             await asyncio.sleep(_DRAIN_LOOK)
         await asyncio.to_thread(head.close, keep_ranks=ending.keep_ranks)
 
@@ -165,14 +165,9 @@ class _Process:
             "url": _url(listener),
             **asdict(me),
             "epoch": head.epoch,
-            "ray_address": head.ray_address,
             "started_at": time.time(),
             "version": __version__,
         }
-
-
-def _running(head: Head) -> int:
-    return sum(count for state, count in head.store.counts().items() if state.holds_devices)
 
 
 class _Server(uvicorn.Server):
