@@ -353,6 +353,7 @@ class Driver(Place):
 
 
 def command_of(pid: int) -> str:
+    """The command line of a process; empty once it is gone."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:150]
     return ""

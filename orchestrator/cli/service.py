@@ -25,13 +25,14 @@ from orchestrator.client import (
     Unreachable,
     find,
 )
-from orchestrator.layout import HOME_VARIABLE, Home, read_json
+from orchestrator.layout import HOME_VARIABLE, Home
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
 _POLL = 0.05
 _START_LIMIT = 120.0
+_RAY_LIMIT = 90.0
 _SHOWN = 4000
 _SHOWN_LINES = 20
 
@@ -66,22 +67,42 @@ def up(
         verb = "runs already"
         if options:
             tell(f"{' '.join(options)} has no effect: `muster down` first")
-    _show(home, address, verb, as_json=as_json)
+    _show(home, address, verb, _health_with_ray(), as_json=as_json)
 
 
-def _show(home: Home, address: Address, verb: str, *, as_json: bool) -> None:
-    document = read_json(home.address) or {}
+def _health_with_ray() -> Mapping[str, Any]:
+    """The controller's health once it is known whether there is a Ray: jobs start from then."""
+    from orchestrator.cli.progress import progress
+
+    deadline = time.monotonic() + _RAY_LIMIT
+    with _client() as client, progress("bringing up Ray"):
+        while True:
+            health = client.health()
+            ray = health.get("ray") or {}
+            if ray.get("state") != "starting" or time.monotonic() > deadline:
+                return health
+            time.sleep(_POLL)
+
+
+def _show(
+    home: Home, address: Address, verb: str, health: Mapping[str, Any], *, as_json: bool
+) -> None:
     pid = address.process.pid if address.process else None
     if as_json:
         result = {
             "controller_pid": pid,
             "url": address.url,
-            "ray_address": document.get("ray_address"),
+            "ray_address": health.get("ray_address"),
         }
         print_json({"schema": 1, "observed_at": time.time(), **result})
         return
     click.echo(f"the controller {verb} at {address.url} (process {pid}); its log: {home.log}")
-    for warning in _client().health().get("warnings", ()):
+    ray = health.get("ray") or {}
+    if ray.get("state") not in (None, "up"):
+        tell(
+            f"Ray is not there yet ({ray.get('reason') or ray['state']}): jobs wait; {home.ray_log}"
+        )
+    for warning in health.get("warnings", ()):
         tell(warning)
     click.echo("next: muster submit FILE, muster ps, muster down")
 
