@@ -111,6 +111,11 @@ class Drive(threading.Thread):
         return self._order is not None
 
     @property
+    def left_order(self) -> Order | None:
+        """An order that nobody has obeyed, once the thread is over."""
+        return self.controller.order if self.controller else self._order
+
+    @property
     def stalled(self) -> str:
         """Why nothing can be recorded of it now; empty: it can."""
         return self._log.stalled

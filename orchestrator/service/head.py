@@ -20,6 +20,7 @@ from orchestrator.found import Found
 from orchestrator.job_ray import NodeRay
 from orchestrator.jobfile import JobFileError, from_document
 from orchestrator.layout import RunDirectory
+from orchestrator.ledger import fold
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
 from orchestrator.queueing import quota_file
 from orchestrator.queueing.quota_file import Queues
@@ -206,9 +207,9 @@ class Head:
                 record = self.store.job(job)
                 orders.check(kind, record.state, job)
                 drive = self._drives.get(job)
-                driven = record.state.holds_devices or record.state is JobState.QUEUED
+                waits = record.state is JobState.QUEUED and drive is not None
                 try:
-                    if drive is not None and driven:
+                    if record.state.holds_devices or waits:
                         self._order_drive(drive, record, kind, by)
                     else:
                         self._move(record, kind, by)
@@ -224,12 +225,15 @@ class Head:
         event = happened(name, reason, attempt=record.attempt, state=state)
         self._record(record, event)
 
-    def _order_drive(self, drive: Drive, record: JobRecord, kind: OrderKind, by: str) -> None:
+    def _order_drive(
+        self, drive: Drive | None, record: JobRecord, kind: OrderKind, by: str
+    ) -> None:
+        """Have its controller obey: this one, or the one that takes it over after a mishap."""
         reason = f"{_DONE[kind]} by {by}"
-        if record.state.holds_devices:
-            event = happened("ordered", reason, attempt=record.attempt, order=kind.value)
-            self._record(record, event)
-        drive.give(Order(kind, reason))
+        event = happened("ordered", reason, attempt=record.attempt, order=kind.value)
+        self._record(record, event)
+        if drive is not None:
+            drive.give(Order(kind, reason))
 
     def _record(self, record: JobRecord, event: Any) -> None:
         told = self.store.transition(record.job, event, seen=record.state, epoch=self.epoch)
@@ -256,16 +260,17 @@ class Head:
         for record in page.jobs:
             self.drive(record, None)
         holding = {record.job for record in page.jobs}
-        remains.clear(self.runs, lambda job: job in holding, self._copy_events)
+        remains.clear(self.runs, lambda job: job in holding, self._settle)
         self._queue.start()
 
-    def _copy_events(self, job: str) -> None:
-        """Bring the journal in a job's directory up to date, if the store knows the job."""
+    def _settle(self, job: str) -> None:
+        """Do for a job what its killed controller still owed it: its journal, and an order."""
         with contextlib.suppress(NoSuchJob):
             directory = self.directory(job)
-            StoreLog(
-                self.store, job, epoch=self.epoch, directory=directory, news=self.news
-            ).events()
+            kept = StoreLog(self.store, job, epoch=self.epoch, directory=directory, news=self.news)
+            order = fold(kept.events()).order
+            if order is not None:
+                self._carry_out_late(job, order)
 
     def drive(self, record: JobRecord, placement: Any) -> None:
         """Start to drive a job, on this placement or on what it has already."""
@@ -306,12 +311,14 @@ class Head:
         if drive.error is not None:
             log.error("job %s is not driven any more", drive.job, exc_info=drive.error)
         self._queue.ended(drive)
-        left = drive.controller.order if drive.controller else None
-        if left is not None and left.kind in _MOVES and drive.error is None:
+        left = drive.left_order
+        if left is not None and left.kind in _MOVES:
             self._carry_out_late(drive.job, left)
 
     def _carry_out_late(self, job: str, order: Order) -> None:
         """An order that came when another one was being carried out already."""
+        if self.store.job(job).state.holds_devices:
+            return  # whoever adopts it will see the order
         try:
             self.order(job, order.kind, order.reason.rpartition(" by ")[2])
         except Refused as refused:
