@@ -136,7 +136,7 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
     ledger.suspect = None
     ledger.chosen = None
-    if event.data["resumed_from"]:
+    if event.data.get("resumed_from"):
         ledger.chosen = {
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
