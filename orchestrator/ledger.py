@@ -136,12 +136,12 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
     ledger.suspect = ledger.order = None
     ledger.chosen = None
-    if event.data["resumed_from"]:
+    if event.data.get("resumed_from"):
         ledger.chosen = {
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data["world_size"],
+            "world_size": event.data.get("world_size", 0),
         }
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
