@@ -217,7 +217,11 @@ class _Pass:
     def _lower(self, room: Room, job: Waiting) -> list[Running]:
         """Those that may be stopped for the job."""
         lower = [r for r in self._running if r.priority < job.priority and r.preemptible]
-        candidates = [one for one in lower if one.job not in self._stopping]
+        candidates = [
+            one
+            for one in lower
+            if one.job not in self._stopping and one.kind not in self._unknown
+        ]
         return room.concerned(candidates, job.request.kind)
 
     def _stop(self, stopped: Iterable[Running], job: Waiting) -> None:
