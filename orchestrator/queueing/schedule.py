@@ -218,9 +218,7 @@ class _Pass:
         """Those that may be stopped for the job."""
         lower = [r for r in self._running if r.priority < job.priority and r.preemptible]
         candidates = [
-            one
-            for one in lower
-            if one.job not in self._stopping and one.kind not in self._unknown
+            one for one in lower if one.job not in self._stopping and one.kind not in self._unknown
         ]
         return room.concerned(candidates, job.request.kind)
 
