@@ -25,7 +25,7 @@ Shelf = tuple[str, int | None]
 """Kind and CPUs per rank: requests that agree in those find the same nodes alike."""
 
 _REMEMBERED = 32
-"""So many ways to hold parts of a node are remembered: a pass finds what the last one worked out."""
+"""So many ways to hold parts of a node are remembered, for the next pass."""
 
 
 class Left:
