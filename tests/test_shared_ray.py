@@ -88,7 +88,7 @@ class Job:
         """Have it held; raises NodeError."""
         self.ray.reserve(placement, self.pump)
 
-    def hear(self, kind: str, *, word: str = "", seconds: float = 60) -> Message:
+    def hear(self, kind: str, *, word: str = "", seconds: float = 120) -> Message:
         """The next message of a kind with this word in it; all before it are forgotten."""
 
         def heard() -> Message | None:
@@ -159,7 +159,7 @@ def begin(job: Job, supervisor: Start, where: Path) -> None:
     before = len(living(where))
     job.ray.start_supervisor(supervisor)
     job.hear("ray_ready")
-    poll(lambda: len(living(where)) == before + 1, 20, "the supervisor")
+    poll(lambda: len(living(where)) == before + 1, 60, "the supervisor")
 
 
 def keeper_of(shared: SharedRay) -> int:
@@ -339,7 +339,7 @@ def test_a_ray_that_is_not_there_fails_the_jobs_that_need_it(
         job.hold(slots(1))
         job.ray.start_supervisor(supervisor)
         with pytest.raises(NodeError, match=r"127\.0\.0\.1:1"):
-            poll(lambda: job.pump(0.1), 60, "an answer")
+            poll(lambda: job.pump(0.1), 120, "an answer")
         assert shared.state["state"] == "lost" and "127.0.0.1:1" in shared.state["reason"]
     finally:
         shared.close()
