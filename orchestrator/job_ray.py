@@ -59,8 +59,8 @@ class NodeRay(Protocol):
     def reserve(self, placement: Placement, pump: Pump) -> None:
         """Have the devices of a placement held."""
 
-    def hold(self, placement: Placement) -> None:
-        """Have the devices held of ranks that run already."""
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """Have them held for a gang that runs already; returns at once."""
 
     def messages(self, *, supervised: bool) -> list[Message]:
         """What has happened."""
@@ -154,7 +154,7 @@ class JobRay:
         """
         if placement == self._placement or self.ended:
             return
-        self.hold(placement)
+        self.hold(placement, simulated=self._simulated)
         self._waits = True
         try:
             refusal = self._await_refusal(pump, time.monotonic() + timeout)
@@ -164,10 +164,11 @@ class JobRay:
             self._placement = None
             raise NodeError(f"Ray does not reserve the devices: {refusal}; see {self._log}")
 
-    def hold(self, placement: Placement) -> None:
-        """Ask for the same without waiting, for ranks that run already; a note tells the answer."""
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """The same for a gang that runs already; whether Ray agrees is told and changes nothing."""
+        self._simulated = simulated
         self._placement, self._answer, self._reserves = placement, None, next(_SERIALS)
-        self._line.reserve(placement, self._reserves, simulated=self._simulated)
+        self._line.reserve(placement, self._reserves, simulated=simulated)
 
     def _await_refusal(self, pump: Pump, deadline: float) -> str:
         """Why the bundles are not held, if they are not; empty too when Ray is lost meanwhile."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,8 @@ class JobSpec:
     command: tuple[str, ...] | None = None
     workdir: Path
     """Absolute, and a directory when the job was read; ranks start in it."""
+    after: Path | None = None
+    """The run directory of another run: its newest checkpoint is what this one starts from."""
     args: tuple[tuple[str, str], ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Path] = field(default_factory=dict)
@@ -267,9 +269,10 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
     Seconds and bytes are numbers, what is not set is null. Besides the job file's own
     fields there is `given`, so that `jobfile.from_document` gives back an equal spec.
     """
-    resources, restart = asdict(spec.resources), asdict(spec.restart)
+    resources, restart = {**vars(spec.resources)}, {**vars(spec.restart)}
     resources["nodes"] = {"labels": resources.pop("node_labels")}
     resources["cpus_per_rank"] = spec.resources.cpus_per_rank or "auto"
+    restart["backoff"] = vars(spec.restart.backoff)
     restart["budgets"] = {
         failure: "unlimited" if budget is None else budget
         for failure, budget in spec.restart.budgets.items()
@@ -278,30 +281,31 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
         {"log": rule.log, "exit_code": rule.exit_code, "class": rule.failure}
         for rule in spec.restart.rules
     ]
-    health = asdict(spec.health)
+    health = {**vars(spec.health)}
     health["phase_timeouts"] = {
         phase: spec.health.phase_timeouts.get(phase, "unlimited") for phase in PHASES
     }
     health["heartbeat_timeout"] = spec.health.heartbeat_timeout or "auto"
-    then = None if spec.then is None else {**asdict(spec.then), "args": dict(spec.then.args)}
+    then = None if spec.then is None else {**vars(spec.then), "args": dict(spec.then.args)}
     document = {
         "version": VERSION,
         "name": spec.name,
         "module": spec.module,
         "command": spec.command,
         "workdir": spec.workdir,
+        "after": spec.after,
         "args": dict(spec.args),
         "env": spec.env,
         "secrets": spec.secrets,
         "resources": resources,
-        "launch": asdict(spec.launch),
-        "checkpoint": asdict(spec.checkpoint),
+        "launch": vars(spec.launch),
+        "checkpoint": vars(spec.checkpoint),
         "health": health,
         "restart": restart,
-        "queue": asdict(spec.queue),
-        "limits": asdict(spec.limits),
+        "queue": vars(spec.queue),
+        "limits": vars(spec.limits),
         "then": then,
-        "notify": [asdict(notification) for notification in spec.notify],
+        "notify": [vars(notification) for notification in spec.notify],
         "given": sorted(spec.given),
     }
     plain: dict[str, Any] = _plain(document)
@@ -309,10 +313,13 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    if isinstance(value, Mapping):
+    if value is None or type(value) in _JSON:
+        return value
+    if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if isinstance(value, enum.Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value
+    return value.value if isinstance(value, enum.Enum) else str(value)
+
+
+_JSON = frozenset({str, int, float, bool})

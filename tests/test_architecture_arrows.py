@@ -17,8 +17,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
+    "orchestrator.api",
     "orchestrator.cli",
+    "orchestrator.client",
     "orchestrator.jobfile",
+    "orchestrator.queueing",
+    "orchestrator.service",
     "orchestrator.store",
     "cluster.ascend",
     "cluster.gpu",
@@ -34,9 +38,10 @@ RICH = {
     "orchestrator.cli.plan",
     "orchestrator.cli.progress",
     "orchestrator.display",
+    "orchestrator.panel",
 }
 MATPLOTLIB = {"model.canvas", "model.curves", "model.plots"}  # the latter two for types only
-YAML = {"model.config_file", "orchestrator.jobfile.loading", "orchestrator.jobfile.nodes"}
+YAML = {"model.config_file", "orchestrator.jobfile.quick", "orchestrator.jobfile.reading"}
 PYNVML = {"cluster.gpu.ask"}  # a process of its own: the driver may hang
 SQLITE = {  # nobody else knows SQL
     "orchestrator.store.backup",
@@ -53,6 +58,7 @@ SUBPROCESS = {
     "cluster.detach",  # a double fork needs a process with one thread
     "cluster.ray_child",  # the keeper starts Ray's driver
     "cluster.ray_client",  # the controller starts Ray's keeper
+    "orchestrator.cli.service",  # `muster up` starts the controller
     "orchestrator.forkclient",  # the supervisor starts the fork server
     "orchestrator.supervisor",  # and ranks
     "orchestrator.trials",  # tries devices before a start
@@ -69,6 +75,7 @@ SIGNAL = {
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.processes",
+    "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (
@@ -80,6 +87,7 @@ STANDARD_LIBRARY_ONLY = (
     "cluster.ray_client",
     "cluster.ray_keeper",
     "cluster.simulated.program",  # answers at once, without site-packages
+    "orchestrator.client",  # a command starts in a third of the time that an HTTP library takes
     "orchestrator.entry",  # runs in every rank
     "orchestrator.forkserver",
     "orchestrator.rank",  # imported by any training script

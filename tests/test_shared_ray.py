@@ -313,7 +313,7 @@ def test_a_ray_of_others_is_joined_and_left(
     successor = joined(home, tmp_path, address)
     adopted = Job(successor.for_job("cpu"))
     try:
-        adopted.ray.hold(slots(3))
+        adopted.ray.hold(slots(3), simulated=False)
         adopted.hear("note", word="Ray holds")
         assert free(cluster).get("CPU", 0) < 1
         adopted.ray.close()

@@ -7,11 +7,14 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.heartbeat import PHASES
-from orchestrator.jobfile import from_document, loads
+from orchestrator.jobfile import JobFileError, from_document, loads
 from orchestrator.spec import (
     DEFAULT_BUDGETS,
     DEFAULT_PHASE_TIMEOUTS,
@@ -178,6 +181,77 @@ def test_document_gives_the_spec_back(text: str) -> None:
     """A spec written as JSON and read again is the same, what was given included."""
     job = spec(text)
     assert from_document(json.loads(json.dumps(to_document(job)))) == job
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "args.many=[" + "12345678, " * 4000 + "0]",
+        "env={" + ", ".join(f"A{i}: b" for i in range(4970)) + "}",
+        "args.text=" + "x" * 16_384,
+    ],
+    ids=["joined", "many", "long"],
+)
+def test_largest_document_gives_the_spec_back(override: str) -> None:
+    """Whatever a job file may hold can be stored and read again, defaults and joined lists too."""
+    job = spec(SMALLEST, override)
+    assert from_document(to_document(job)) == job
+
+
+@settings(deadline=None)
+@given(
+    st.from_regex(r"([1-9]d)?([0-9]{1,2}h)?[0-9]{1,3}(\.[0-9]{1,9})?(ms|s)", fullmatch=True),
+    st.floats(1, 100),
+)
+def test_any_duration_can_be_stored(duration: str, factor: float) -> None:
+    """Times and factors are the same after they were stored, however they were written."""
+    job = spec(SMALLEST, f"restart.backoff={{first: {duration}, max: 3650d, factor: {factor!r}}}")
+    assert from_document(json.loads(json.dumps(to_document(job)))) == job
+
+
+# (what is put into a stored document, the field that is blamed, words of the message)
+DAMAGED: list[tuple[dict[Any, Any], str, str]] = [
+    ({"ranks": 4}, "ranks", "its place is resources.ranks"),
+    ({"resources": None}, "resources", "it is required"),
+    ({"resources": {"device": "cpu", "ranks": "4"}}, "resources.ranks", "integer 1.."),
+    ({"resources": {"device": "cpu", "ranks": 10**400}}, "resources.ranks", "type int"),
+    ({"health": {"straggler": float("nan")}}, "health.straggler", "found NaN"),
+    ({"env": {"A": "a\0b"}}, "env.A", "one line of text"),
+    ({"env": {"A": "\ud800"}}, "env.A", "text that UTF-8 can hold"),
+    ({"env": {"A": object()}}, "env.A", "found a value of type object"),
+    ({"env": {"MUSTER_X": "1"}}, "env.MUSTER_X", "muster sets it"),
+    ({"env": {7: "1"}}, "env.7", "the key '7'"),
+    ({"args": {"a": "x" * (1 << 19)}}, "args.a", "at most 262144"),
+    ({"args": {"a": ["x"] * 30_000}}, "args.a[19999]", "more than 20000 values"),
+    ({"name": "../../x"}, "name", "the first a letter or digit"),
+    ({"given": 5}, "given", "a list of the fields"),
+    ({"given": ["name", 5]}, "given", "a list of the fields"),
+    ({"given": {"name": 1}}, "given", "a list of the fields"),
+]
+
+
+@pytest.mark.parametrize(("damage", "path", "words"), DAMAGED)
+def test_damaged_document(damage: dict[Any, Any], path: str, words: str) -> None:
+    """A stored document is checked like a job file; what is wrong is named by its field."""
+    with pytest.raises(JobFileError) as caught:
+        from_document({**to_document(spec(SMALLEST)), **damage}, file="spec.json")
+    problem = next(problem for problem in caught.value.problems if problem.path == path)
+    assert words in problem.describe("spec.json")
+
+
+@pytest.mark.parametrize("document", [[], ["a"], "text", None, 7, {}])
+def test_no_document(document: Any) -> None:
+    """What is no document of a job is refused as such."""
+    with pytest.raises(JobFileError):
+        from_document(document)
+
+
+def test_deep_document() -> None:
+    """A document without end is not followed."""
+    deep: dict[str, Any] = {}
+    deep["env"] = deep
+    with pytest.raises(JobFileError, match="deeper nesting"):
+        from_document({**to_document(spec(SMALLEST)), **deep})
 
 
 @pytest.mark.parametrize("text", [SMALLEST, FULL])

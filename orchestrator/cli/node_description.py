@@ -21,8 +21,9 @@ from cluster.simulated.models import MAX_CARDS, MODELS
 from cluster.simulated.node import FORMS, Process, SimulatedNode, make
 from orchestrator.cli.table_servers import device_ids
 from orchestrator.jobfile.loading import text_of
-from orchestrator.jobfile.nodes import ListNode, MapNode, Node, RefusedNode, ScalarNode, read
+from orchestrator.jobfile.nodes import ListNode, MapNode, Node, RefusedNode, ScalarNode
 from orchestrator.jobfile.problems import NOWHERE, Report
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.traps import found
 
 FIELDS = ("model", "cards", "form", "visible", "ips", "processes", "faults")

@@ -16,9 +16,9 @@ from orchestrator.jobfile.nodes import (
     RefusedNode,
     ScalarNode,
     child,
-    read,
 )
 from orchestrator.jobfile.problems import NOWHERE, Report, quoted
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.traps import found
 
 Servers = list[tuple[ServerFacts, tuple[int, ...]]]

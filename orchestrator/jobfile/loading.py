@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.jobfile.build import build
 from orchestrator.jobfile.combinations import Draft, check
-from orchestrator.jobfile.nodes import MAX_BYTES, ListNode, MapNode, Node, read
+from orchestrator.jobfile.document import nodes_of
+from orchestrator.jobfile.nodes import MAX_BYTES, ListNode, MapNode, Node
 from orchestrator.jobfile.overrides import apply
 from orchestrator.jobfile.problems import NOWHERE, JobFileError, Place, Report
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.schema import HOMES, JOB
 from orchestrator.jobfile.traps import found
 from orchestrator.spec import JobSpec
@@ -50,16 +50,30 @@ def loads(
 
 def from_document(document: Mapping[str, Any], *, file: str = "<document>") -> JobSpec:
     """The job that `spec.to_document` wrote down, checked once more. Raises JobFileError."""
-    fields = {key: _without_nulls(value) for key, value in document.items() if value is not None}
-    given = frozenset(fields.pop("given", ()))
-    return replace(loads(yaml.safe_dump(fields, sort_keys=False), file=file), given=given)
+    report = Report(HOMES)
+    fields = dict(document) if isinstance(document, Mapping) else document
+    given = fields.pop("given", []) if isinstance(fields, dict) else []
+    if not isinstance(given, list) or not all(isinstance(path, str) for path in given):
+        report.add(NOWHERE, "given", "something else", "a list of the fields that were given")
+    spec = _spec(nodes_of(fields, report), (), report, file, None)
+    return replace(spec, given=frozenset(given))
 
 
 def _load(
     text: str, file: str, overrides: Sequence[str], cwd: str | os.PathLike[str] | None
 ) -> JobSpec:
     report = Report(HOMES)
-    root = _root(read(text, report), overrides, report)
+    return _spec(read(text, report), overrides, report, file, cwd)
+
+
+def _spec(
+    node: Node | None,
+    overrides: Sequence[str],
+    report: Report,
+    file: str,
+    cwd: str | os.PathLike[str] | None,
+) -> JobSpec:
+    root = _root(node, overrides, report)
     if root is None:
         raise report.error(file)
     report.places[""] = root.place
@@ -109,9 +123,3 @@ def _unreadable(file: str, what: str, allowed: str, line: int | None = None) -> 
     report = Report()
     report.add(Place(line), "", what, allowed)
     return report.error(file)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.jobfile.nodes import MapNode, Node, RefusedNode, ScalarNode, read
-from orchestrator.jobfile.problems import Place, Report, quoted
+from orchestrator.jobfile.nodes import MAX_BYTES, MapNode, Node, RefusedNode, ScalarNode
+from orchestrator.jobfile.problems import NOWHERE, Place, Report, quoted
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.traps import found
+
+_MOST = 1000
 
 
 def apply(root: MapNode, overrides: Sequence[str], report: Report) -> MapNode:
     """`root` with each override in place; a later one wins. Mistakes name the override."""
+    length = sum(map(len, overrides))
+    if len(overrides) > _MOST or length > MAX_BYTES:
+        found = f"{len(overrides)} overrides of {length} characters"
+        report.add(NOWHERE, "", found, f"at most {_MOST}, of {MAX_BYTES} characters in all")
+        return root
     for override in overrides:
         path, equals, text = override.partition("=")
         names = path.strip().split(".")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _REPORTED = 100
 _SHOWN = 80
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a value stands: line and column from 1, or the override that it came with."""
 
     line: int | None = None
@@ -39,8 +39,8 @@ class Problem:
 
     def _where(self, file: str) -> str:
         if self.override is not None:
-            return f"--set {shortened(self.override)}"
-        return file if self.line is None else f"{file}:{self.line}"
+            return f"--set {visible(shortened(self.override))}"
+        return visible(file) if self.line is None else f"{visible(file)}:{self.line}"
 
     def __str__(self) -> str:
         path = f"{self.path}: " if self.path else ""
@@ -60,7 +60,7 @@ class JobFileError(ValueError):
     def __str__(self) -> str:
         lines = [problem.describe(self.file) for problem in self.problems]
         if self.dropped:
-            lines.append(f"{self.file}: and {self.dropped} more problems")
+            lines.append(f"{visible(self.file)}: and {self.dropped} more problems")
         return "\n".join(lines)
 
 
@@ -87,8 +87,19 @@ class Report:
             self._dropped += 1
             return
         text = hint() if callable(hint) else hint
+        override = place.override
+        if override is not None:  # as it was given, but for what no answer can hold
+            override = override.encode(errors="backslashreplace").decode()
         self._problems.append(
-            Problem(place.line, place.column, path, found, allowed, text, place.override)
+            Problem(
+                place.line,
+                place.column,
+                visible(path),
+                visible(found),
+                visible(allowed),
+                visible(text),
+                override,
+            )
         )
 
     def extend(self, other: Report) -> None:
@@ -109,6 +120,13 @@ def _order(problem: Problem) -> tuple[bool, int, int]:
 def shortened(text: str) -> str:
     """`text` as it is, or its beginning if it is too long for a message."""
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def visible(text: str) -> str:
+    """`text` with what cannot be printed escaped: it fits into one line, and into UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def quoted(text: str) -> str:

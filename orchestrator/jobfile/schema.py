@@ -22,7 +22,7 @@ from orchestrator.jobfile.fields import (
     Text,
     one_of,
 )
-from orchestrator.jobfile.sections import ArgumentOrList, Entries, Items, Section
+from orchestrator.jobfile.sections import ArgumentOrList, Entries, Items, Patterned, Section
 from orchestrator.spec import (
     CONTRACT_ENV,
     CONTRACT_ENV_PREFIX,
@@ -97,6 +97,7 @@ JOB = Section(
         "name": Text(called=_SLUG_CALLED, pattern=_SLUG),
         **PROGRAM,
         "workdir": PATH,
+        "after": PATH,
         "env": _environment(Setting()),
         "secrets": _environment(PATH),
         "resources": Section(
@@ -150,7 +151,8 @@ JOB = Section(
                     }
                 ),
                 "no_progress": Integer(low=1, high=1000),
-                "rules": Items(
+                "rules": Patterned(
+                    pattern="log",
                     of=Section(
                         required=("class",),
                         fields={

@@ -145,6 +145,31 @@ class Items:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patterned(Items):
+    """A list of sections with regular expressions at the key `pattern`.
+
+    Together they are bounded before the first is compiled: a few characters can take long.
+    """
+
+    pattern: str
+    most: int = 4096
+
+    def read(self, node: Node, path: str, report: Report) -> Any:
+        """The items, if all are right."""
+        sections = (item for item in getattr(node, "items", ()) if isinstance(item, MapNode))
+        length = sum(
+            len(value.text)
+            for section in sections
+            for key, value in section.entries
+            if key.text == self.pattern and isinstance(value, ScalarNode)
+        )
+        if length <= self.most:
+            return super().read(node, path, report)
+        report.add(node.place, path, f"patterns of {length} characters", f"at most {self.most}")
+        return MISSING
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArgumentOrList:
     """A command-line value, or a list of them, which is joined with commas."""
 

@@ -26,7 +26,10 @@ def parse_duration(text: str) -> float | None:
     sizes = [_DURATION_UNITS[unit] for _, unit in parts]
     if any(later >= earlier for earlier, later in pairwise(sizes)):
         return None
-    return sum(float(amount) * size for (amount, _), size in zip(parts, sizes, strict=True))
+    # As many decimals as a plain number may have, so that what is stored can be read again.
+    return round(
+        sum(float(amount) * size for (amount, _), size in zip(parts, sizes, strict=True)), 9
+    )
 
 
 def parse_size(text: str) -> int | None:
