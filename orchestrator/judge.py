@@ -52,6 +52,7 @@ class Judge:
             suspect,
             view,
             files,
+            way.gang.redactor,
             stepped_before=stepped_before,
             lived=way.gang.lived,
             oom_killed=self._oom_happened(),

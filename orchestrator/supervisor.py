@@ -32,6 +32,7 @@ from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message
 from orchestrator.lookout import Lookout
+from orchestrator.secrets import Unusable
 
 _TICK = 0.1
 _TICK_STOPPING = 0.01
@@ -250,7 +251,7 @@ class Supervisor:
             with open(launch.log, "ab") as log:
                 process = subprocess.Popen(
                     launch.argv,
-                    env=dict(launch.environment),
+                    env=launch.own_environment(),
                     cwd=launch.workdir,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -438,6 +439,8 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def _why_not_started(launch: ProcessPlan, error: OSError) -> str:
+    if isinstance(error, Unusable):
+        return str(error.strerror)
     if error.filename in (launch.workdir, launch.log):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, FileNotFoundError):
