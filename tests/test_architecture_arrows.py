@@ -54,6 +54,7 @@ SUBPROCESS = {
     "cluster.ray_client",  # the controller starts Ray's keeper
     "cluster.ray_keeper",  # which starts Ray's driver
     "orchestrator.forkclient",  # the supervisor starts the fork server
+    "orchestrator.patterns",  # searches with expressions of others
     "orchestrator.supervisor",  # and ranks
     "orchestrator.trials",  # tries devices before a start
 }
@@ -68,6 +69,7 @@ SIGNAL = {
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
+    "orchestrator.patterns",  # an alarm ends a search
     "orchestrator.processes",
     "orchestrator.supervisor",
 }
