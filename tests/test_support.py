@@ -65,11 +65,12 @@ def test_missing_behaviour_is_refused_by_name(override: str, path: str) -> None:
     assert refused(override) == [path]
 
 
-def test_secrets_are_refused(tmp_path: Path) -> None:
-    """Secrets are not handed to ranks yet."""
+def test_secrets_run(tmp_path: Path) -> None:
+    """Secrets are handed to ranks."""
     secret = tmp_path / "token"
     secret.touch(mode=0o600)
-    assert refused(f"secrets.TOKEN={secret}") == ["secrets"]
+    secret.write_text("s3cret-value")
+    assert refused(f"secrets.TOKEN={secret}") == []
 
 
 def test_every_gap_is_named_at_once() -> None:
