@@ -112,7 +112,7 @@ class _Process:
 
     async def _serve(self, head: Head, listener: socket.socket, warnings: tuple[str, ...]) -> None:
         desk = Desk(head, end=self.end, warnings=warnings)
-        server = _Server(_configuration(desk, Doorkeeper(self._home)))
+        server = Server(configuration(desk, Doorkeeper(self._home)))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.end, Ending(keep_ranks=True))
@@ -128,6 +128,7 @@ class _Process:
             )
             await self._end(head)
         finally:
+            desk.watchers.close()
             server.should_exit = True
             await serving
             desk.close()
@@ -144,8 +145,10 @@ class _Process:
         ending = self._ending or Ending(keep_ranks=True)
         logging.info("going down: %s", asdict(ending))
         head.accepting = False
-        while ending.drain and _running(head):
-            await asyncio.sleep(_DRAIN_LOOK)
+        if ending.drain:
+            await asyncio.to_thread(head.drain)
+            while _running(head):
+                await asyncio.sleep(_DRAIN_LOOK)
         await asyncio.to_thread(head.close, keep_ranks=ending.keep_ranks)
 
     def _address(self, head: Head, listener: socket.socket) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def _running(head: Head) -> int:
     return sum(count for state, count in head.store.counts().items() if state.holds_devices)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """A server whose signals are its process's own affair."""
 
     @contextlib.contextmanager
@@ -173,7 +176,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _configuration(desk: Desk, doorkeeper: Doorkeeper) -> uvicorn.Config:
+def configuration(desk: Desk, doorkeeper: Doorkeeper) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(desk, doorkeeper),
         http=Connection,
