@@ -95,7 +95,7 @@ class _Process:
             warnings = self._surroundings()
             Tokens(self._home).begin()
             _raise_descriptors()
-            with _listening(self._options.host, self._options.port) as listener:
+            with listening(self._options.host, self._options.port) as listener:
                 ray = SharedRay(self._home.root, self._home.ray_log, address=self._options.ray)
                 head = self._head_class(store, self._home.runs, self._environment, ray)
                 for warning in (*store.warnings, *warnings):
@@ -121,7 +121,7 @@ class _Process:
         try:
             await _answering(server, serving)
             write_json(self._home.address, self._address(head, listener))
-            logging.info("listening on %s", _url(listener))
+            logging.info("listening on %s", url_of(listener))
             await asyncio.wait(
                 [serving, asyncio.create_task(self._ended.wait())],
                 return_when=asyncio.FIRST_COMPLETED,
@@ -155,7 +155,7 @@ class _Process:
         me = processes.identify(os.getpid())
         assert me is not None
         return {
-            "url": _url(listener),
+            "url": url_of(listener),
             **asdict(me),
             "epoch": head.epoch,
             "ray_address": head.ray_address,
@@ -202,7 +202,7 @@ async def _answering(server: uvicorn.Server, serving: asyncio.Task[None]) -> Non
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that the API will answer on. Raises CannotStart."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -222,7 +222,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listener.family is socket.AF_INET else "::1"
