@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -43,6 +44,11 @@ class Api:
     desk: Desk
     tokens: dict[Role, str]
     endings: list[Ending] = field(default_factory=list)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The server's loop."""
+        return self.desk.watchers._loop
 
     @property
     def port(self) -> int:

@@ -259,7 +259,9 @@ def test_a_plan_starts_nothing(api: Api, client: httpx.Client) -> None:
     made = client.post("/v1/plan", json=BODY).json()
     assert [rank["rank"] for rank in made["ranks"]] == [0, 1]
     assert made["job"] == "small" and made["rank_table"] is None
-    problem(client.post("/v1/plan", json={**BODY, "overrides": ["resources.cpus_per_rank=999"]}), 409)
+    problem(
+        client.post("/v1/plan", json={**BODY, "overrides": ["resources.cpus_per_rank=999"]}), 409
+    )
     problem(client.post("/v1/plan", json={**BODY, "text": "no: job"}), 422)
     assert set(api.home.runs.iterdir()) == before
 

@@ -90,7 +90,9 @@ def test_nothing_is_told_without_a_token(api: Api) -> None:
             problem(answer, 401)
             assert answer.headers["www-authenticate"].startswith("Bearer")
         for header in wrong:
-            problem(client.get("/v1/health", headers={"Authorization": header.encode("latin-1")}), 401)
+            problem(
+                client.get("/v1/health", headers={"Authorization": header.encode("latin-1")}), 401
+            )
         twice = [("Authorization", f"Bearer {text}")] * 2
         problem(client.get("/v1/health", headers=twice), 401)
         assert client.get("/v1/health", headers=twice[:1]).status_code == 200

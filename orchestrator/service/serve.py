@@ -177,6 +177,7 @@ class Server(uvicorn.Server):
 
 
 def configuration(desk: Desk, doorkeeper: Doorkeeper) -> uvicorn.Config:
+    """How the API is served: with our bounds, without logs that strangers can fill."""
     return uvicorn.Config(
         create_app(desk, doorkeeper),
         http=Connection,
@@ -223,6 +224,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def url_of(listener: socket.socket) -> str:
+    """Where a client on this machine reaches a listener."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listener.family is socket.AF_INET else "::1"
