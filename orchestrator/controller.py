@@ -111,7 +111,10 @@ class Controller:
     def __post_init__(self) -> None:
         self._recorder = Recorder(self.log, self.watcher)
         self._keeper = CheckpointKeeper(
-            self.directory, self._recorder, keep=self.spec.checkpoint.keep
+            self.directory,
+            self._recorder,
+            keep=self.spec.checkpoint.keep,
+            after=RunDirectory(self.spec.after) if self.spec.after else None,
         )
         self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
@@ -194,7 +197,9 @@ class Controller:
             self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
             self._recorder.record("next", reason, state=JobState.RECOVERING)
             return self._without_gang(way)
-        self._devices.hold(way.gang.plan.placement, way.gang.plan.simulated)
+        plan = way.gang.plan
+        self._devices.hold(plan.placement, plan.simulated)
+        self.node.hold(plan.placement, simulated=bool(plan.simulated))
         self._judge.reopen()
         if not self.node.supervised:
             adoption.kill(self.ledger.supervisor)

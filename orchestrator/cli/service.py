@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.05
 _START_LIMIT = 120.0
-_RAY_LIMIT = 60.0
+_RAY_LIMIT = 90.0
 _SHOWN = 4000
 _SHOWN_LINES = 20
 
@@ -73,33 +73,45 @@ def up(
         verb = "runs already"
         if options:
             tell(f"{' '.join(options)} has no effect: `muster down` first")
-    health = _health(wait_for_ray=not no_wait)
-    pid = address.process.pid if address.process else None
-    if as_json:
-        result = {"url": address.url, "ray_address": health.get("ray_address")}
-        print_json({"schema": 1, "observed_at": time.time(), "controller_pid": pid, **result})
-        return
-    click.echo(f"the controller {verb} at {address.url} (process {pid}); its log: {home.log}")
-    for warning in health["warnings"]:
-        tell(warning)
-    click.echo("next: muster submit FILE, muster ps, muster down")
+    health = _health(ray_within=0.0 if no_wait else _RAY_LIMIT)
+    _show(home, address, verb, health, as_json=as_json)
 
 
-def _health(*, wait_for_ray: bool) -> dict[str, Any]:
-    """How the controller is, as soon as its Ray is up, has failed, or takes too long."""
+def _health(*, ray_within: float) -> Mapping[str, Any]:
+    """The controller's health once it is known whether there is a Ray, or after so many seconds."""
     from orchestrator.cli.progress import progress
 
-    deadline = time.monotonic() + (_RAY_LIMIT if wait_for_ray else 0.0)
+    deadline = time.monotonic() + ray_within
     with _client(patience=2.0) as client, progress("bringing up Ray"):
         while True:
             health = client.health()
             ray = health.get("ray") or {}
             if ray.get("state") != "starting" or time.monotonic() >= deadline:
-                break
+                return health
             time.sleep(4 * _POLL)
-    if wait_for_ray and ray and not ray.get("address"):
-        tell(f"Ray is not up yet: {ray.get('reason') or ray.get('state')}; jobs wait for it")
-    return health
+
+
+def _show(
+    home: Home, address: Address, verb: str, health: Mapping[str, Any], *, as_json: bool
+) -> None:
+    pid = address.process.pid if address.process else None
+    if as_json:
+        result = {
+            "controller_pid": pid,
+            "url": address.url,
+            "ray_address": health.get("ray_address"),
+        }
+        print_json({"schema": 1, "observed_at": time.time(), **result})
+        return
+    click.echo(f"the controller {verb} at {address.url} (process {pid}); its log: {home.log}")
+    ray = health.get("ray") or {}
+    if ray.get("state") not in (None, "up"):
+        tell(
+            f"Ray is not there yet ({ray.get('reason') or ray['state']}): jobs wait; {home.ray_log}"
+        )
+    for warning in health.get("warnings", ()):
+        tell(warning)
+    click.echo("next: muster submit FILE, muster ps, muster down")
 
 
 def _here() -> Mapping[str, str]:

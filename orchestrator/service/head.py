@@ -17,10 +17,11 @@ from orchestrator import drill as drills
 from orchestrator import orders, status
 from orchestrator.found import Found
 from orchestrator.job_ray import NodeRay
-from orchestrator.jobfile import from_document
+from orchestrator.jobfile import JobFileError, from_document
 from orchestrator.layout import RunDirectory
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
-from orchestrator.queueing import Quota
+from orchestrator.queueing import quota_file
+from orchestrator.queueing.quota_file import Queues
 from orchestrator.service.drive import Drive, Surroundings
 from orchestrator.service.news import News
 from orchestrator.service.queue import Place, Queue
@@ -83,9 +84,10 @@ class Head:
         runs: Path,
         environment: Mapping[str, str],
         ray: HeadRay | None = None,
-        quotas: tuple[Quota, ...] = (),
+        queues: Queues | None = None,
     ) -> None:
-        """`ray` is asked for nothing before `begin`."""
+        """`ray` is asked for nothing before `begin`; `queues`: None is only `default`."""
+        self._queues = queues or Queues()
         self.store = store
         self.runs = runs
         self.environment = environment
@@ -96,7 +98,7 @@ class Head:
         self._stock = Stock(environment)
         self._lock = threading.Lock()
         self._drives: dict[str, Drive] = {}
-        self._queue = Queue(store, self.epoch, self._stock, quotas, self)
+        self._queue = Queue(store, self.epoch, self._stock, self._queues.quotas, self)
         self._around = Surroundings(
             store=store,
             epoch=self.epoch,
@@ -115,8 +117,9 @@ class Head:
     ) -> Future[JobRecord]:
         """Take a validated job in; the future is done when it is durable.
 
-        Raises NotTaken, KeyReused, StoreFull.
+        Raises NotTaken, KeyReused, StoreFull; JobFileError for a queue that it may not be in.
         """
+        quota_file.check(self._queues, spec.queue, "job")
         if not self.accepting:
             raise NotTaken("this controller is going down and takes no jobs in")
         submission = Submission.of(spec, text, runs=self.runs, user=user, key=key)
@@ -253,13 +256,27 @@ class Head:
 
     def drive(self, record: JobRecord, placement: Any) -> None:
         """Start to drive a job, on this placement or on what it has already."""
-        text = self.store.job_file(record.job).text
-        drive = Drive(record, self.spec(record.job), text, self._around, placement)
+        file = self.store.job_file(record.job)
+        try:
+            spec = from_document(file.spec)
+        except JobFileError as error:
+            return self._fail(record, f"the job cannot be read as it was submitted: {error}")
+        drive = Drive(record, spec, file.text, self._around, placement)
         with self._lock:
             if record.job in self._drives:
                 return
             self._drives[record.job] = drive
         drive.start()
+
+    def _fail(self, record: JobRecord, reason: str) -> None:
+        """End a waiting job that cannot be driven; ranks of one that runs are left alone."""
+        if record.state is not JobState.QUEUED:
+            log.error("job %s: %s", record.job, reason)
+            return
+        self._record(
+            record,
+            happened("refused", reason, attempt=record.attempt, state=JobState.FAILED),
+        )
 
     @property
     def drives(self) -> tuple[Drive, ...]:
