@@ -141,7 +141,7 @@ def _attempt(ledger: Ledger, event: Event) -> None:
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data["world_size"],
+            "world_size": event.data.get("world_size", 0),
         }
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from orchestrator.bell import Listener
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
+from orchestrator.secrets import Redactor
 
 EXIT_DONE = 0
 EXIT_USAGE = 64
@@ -59,6 +60,7 @@ class Rank:
         self._bell_file = _path(get("MUSTER_BELL"))
         self._heartbeat: HeartbeatWriter | None = None
         self._bell: Listener | None = None
+        self._without_secrets = Redactor.from_environment(environment).text
 
     @classmethod
     def from_env(cls) -> Rank:
@@ -153,7 +155,7 @@ class Rank:
             raise ValueError(f"report name {name!r}: letters, digits, - and _ are allowed")
         if self.run_dir is not None:
             reports = RunDirectory(self.run_dir).attempt(self.attempt).reports
-            write_bytes(reports / f"{name}.txt", text.encode())
+            write_bytes(reports / f"{name}.txt", self._without_secrets(text).encode())
 
     def done(self) -> None:
         """Report success: what happens to the process after this is no failure."""
@@ -175,10 +177,10 @@ class Rank:
             {
                 "rank": self.rank,
                 "type": kind.__name__,
-                "message": str(value)[:_MESSAGE_LIMIT],
-                "traceback": "".join(traceback.format_exception(kind, value, trace))[
-                    -_MESSAGE_LIMIT:
-                ],
+                "message": self._without_secrets(str(value))[:_MESSAGE_LIMIT],
+                "traceback": self._without_secrets(
+                    "".join(traceback.format_exception(kind, value, trace))
+                )[-_MESSAGE_LIMIT:],
                 "code": code,
                 "errno": getattr(value, "errno", None) if isinstance(value, OSError) else None,
                 "checkpoint": getattr(value, "directory", None)

@@ -33,6 +33,7 @@ from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
 from orchestrator.layout import RunDirectory, Spool, write_json
 from orchestrator.link import Message
 from orchestrator.lookout import Lookout
+from orchestrator.secrets import Unusable
 from orchestrator.uplink import Uplink
 
 _TICK = 0.1
@@ -300,7 +301,7 @@ class Supervisor:
             with open(launch.log, "ab") as log:
                 process = subprocess.Popen(
                     launch.argv,
-                    env=dict(launch.environment),
+                    env=launch.own_environment(),
                     cwd=launch.workdir,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -493,6 +494,8 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def _why_not_started(launch: ProcessPlan, error: OSError) -> str:
+    if isinstance(error, Unusable):
+        return str(error.strerror)
     if error.filename in (launch.workdir, launch.log):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, FileNotFoundError):
