@@ -20,7 +20,7 @@ WORDS = {
     "raylet": "raylet/raylet",
     "gcs_server": "gcs/gcs_server",
     "keeper": "cluster.ray_node",
-    "driver": "cluster.ray_node --driver",
+    "driver": "--driver",
     "supervisor": "orchestrator.supervisor",
 }
 OFTEN = {"controller": 12, "raylet": 4, "gcs_server": 3, "keeper": 2, "driver": 2, "supervisor": 1}

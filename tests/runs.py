@@ -173,7 +173,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def training_job(directory: Path, name: str, keep: int, **arguments: Any) -> Path:
+def training_job(
+    directory: Path, name: str, keep: int, *, every: int = 4, **arguments: Any
+) -> Path:
     """A job file: two ranks of the real trainer, with the real network made very small.
 
     The data are expected in `directory`/data; `arguments` come on top of the common ones.
@@ -199,7 +201,7 @@ def training_job(directory: Path, name: str, keep: int, **arguments: Any) -> Pat
         },
         "resources": {"device": "cpu", "ranks": 2},
         "launch": {"preload": ["mindspore", "mindspore.communication", "cv2", "pycocotools"]},
-        "checkpoint": {"every_steps": 4, "keep": keep},
+        "checkpoint": {"every_steps": every, "keep": keep},
     }
     file = directory / "job.yaml"
     file.write_text(yaml.safe_dump(document))

@@ -130,6 +130,10 @@ class Place:
         named = set(processes.mentioning("orchestrator.supervisor"))
         return [pid for pid in found if pid in named and _lives(pid)]
 
+    def alive(self, ranks: Mapping[int, int]) -> list[int]:
+        """Those of these ranks whose process lives."""
+        return [rank for rank, pid in ranks.items() if _lives(pid)]
+
     def ranks(self, job: str) -> dict[int, int]:
         """The pid of every rank of the newest attempt that is RUNNING; empty before that."""
         running = [event for event in self.events(job) if event["kind"] == "running"]
@@ -171,6 +175,12 @@ class Place:
 
     def sweep(self) -> None:
         """After a failed test: leave nothing behind."""
+        if not self.leftovers():
+            return
+        # Ray takes itself away when its controller is gone.
+        deadline = time.monotonic() + 8.0
+        while self.processes("cluster.ray_node") and time.monotonic() < deadline:
+            time.sleep(0.1)
         marks = [(MARK, one) for one in self.run_ids()]
         for mark in (*marks, (HOME_VARIABLE, str(self.home.root))):
             for pid in processes.marked(*mark):
@@ -201,6 +211,10 @@ class Place:
         copy = [(e.kind, e.attempt, e.reason, e.data) for e in read_events(run.events)]
         assert copy == [(e["kind"], e["attempt"], e["reason"], e["data"]) for e in events]
 
+    def started_attempts(self, job: str) -> list[int]:
+        """The attempts that were recorded with a process for every rank."""
+        return [event["attempt"] for event in self.events(job) if event["kind"] == "running"]
+
     def started(self, job: str) -> list[int]:
         """The attempts of which ranks were started."""
         run = self.run(job)
@@ -213,8 +227,12 @@ class Service(Place):
 
     def __init__(self, root: Path, *, plain: bool = False) -> None:
         super().__init__(root)
-        self._command = PLAIN if plain else REAL
+        self._command: tuple[str, ...] = PLAIN if plain else REAL
         self.process: subprocess.Popen[bytes] | None = None
+
+    def before(self, *command: str) -> None:
+        """What its command stands behind."""
+        self._command = (*command, *self._command)
 
     def start(self, **more: str) -> Service:
         """Start it; returns when it answers."""

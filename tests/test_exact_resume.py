@@ -31,9 +31,9 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
-def final_state(job: Job) -> dict[str, Any]:
+def final_state(job: Job, steps: int = STEPS) -> dict[str, Any]:
     """Digest of every saved file after the last step, and the evaluation's figures."""
-    manifest = job.run_dir / "checkpoints" / f"step-{STEPS:08d}" / "MANIFEST.json"
+    manifest = job.run_dir / "checkpoints" / f"step-{steps:08d}" / "MANIFEST.json"
     files = json.loads(manifest.read_text())["files"]
     figures = sorted((job.run_dir / "outputs").rglob("evaluation.json"))
     assert figures, "the evaluation left no figures"

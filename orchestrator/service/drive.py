@@ -181,6 +181,7 @@ class Drive(threading.Thread):
                 node.detach()
             else:
                 node.close()
+                self._log.events()  # orders came in from another thread: their place is mended
                 self._directory.live.unlink(missing_ok=True)
         return outcome
 

@@ -29,7 +29,7 @@ from orchestrator.service.drive import Drive, Surroundings
 from orchestrator.service.news import News
 from orchestrator.service.queue import Place, Queue
 from orchestrator.service.stock import Stock
-from orchestrator.service.store_log import StoreLog
+from orchestrator.service.store_log import StoreLog, copy_line
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 from orchestrator.store import Store
@@ -238,6 +238,7 @@ class Head:
     def _record(self, record: JobRecord, event: Any) -> None:
         told = self.store.transition(record.job, event, seen=record.state, epoch=self.epoch)
         self.news.tell(record.job, told.sequence)
+        copy_line(RunDirectory(Path(record.run_dir)), event)
 
     def drill(self, job: str, fault: str) -> None:
         """Break a running job on purpose. Raises NoSuchJob, Refused, drill.FaultError."""

@@ -88,8 +88,7 @@ class StoreLog:
         records = records_of(event, self._ledger)
         sequence = self._write(event, seen, records)
         self._news.tell(self._job, sequence)
-        with contextlib.suppress(OSError):
-            append_line(self._directory.events, document_of(event), durable=False)
+        copy_line(self._directory, event)
         return event
 
     def _write(self, event: Event, seen: JobState, records: Sequence[Record]) -> int:
@@ -119,16 +118,23 @@ class StoreLog:
         path = self._directory.events
         if not self._directory.root.is_dir():
             return
-        lines = sum(1 for _ in read_lines(path))
-        if lines == len(events):
+        whole = [document_of(event) for event in events]
+        if list(read_lines(path)) == whole:
             return
         with contextlib.suppress(OSError):
             unfinished = aside(path)
             unfinished.unlink(missing_ok=True)
-            for event in events:
-                append_line(unfinished, document_of(event), durable=False)
+            for document in whole:
+                append_line(unfinished, document, durable=False)
             unfinished.replace(path)
             sync_directory(path.parent)
+
+
+def copy_line(directory: RunDirectory, event: Event) -> None:
+    """Add an event to the copy in a run directory, if that is there and takes it."""
+    if directory.events.exists():
+        with contextlib.suppress(OSError):
+            append_line(directory.events, document_of(event), durable=False)
 
 
 def all_events(store: Store, job: str) -> Iterator[Event]:
