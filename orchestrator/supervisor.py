@@ -437,7 +437,8 @@ class Supervisor:
         if self._orphaned:
             clear_ray(self._spool)
         self._uplink.hang_up()
-        if self._in_charge:
+        # One that was told to end by somebody else leaves it: the controller listens there.
+        if self._in_charge and not self._terminated:
             self._spool.remove()
 
     def _explain_orphaned(self) -> None:

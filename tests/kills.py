@@ -21,7 +21,6 @@ WORDS = {
     "gcs_server": "gcs/gcs_server",
     "keeper": "cluster.ray_node",
     "driver": "--driver",
-    "supervisor": "orchestrator.supervisor",
 }
 OFTEN = {"controller": 12, "raylet": 4, "gcs_server": 3, "keeper": 2, "driver": 2, "supervisor": 1}
 
@@ -59,7 +58,7 @@ def carry_out(head: Service, job: str, plan: list[Kill], deadline: float) -> lis
     while head.state(job) not in ENDED:
         now = time.monotonic()
         assert now - began < deadline, f"{job} is {head.state(job)} after {deadline:g} s: {told}"
-        if todo and now >= due and _kill(head, todo[0]):
+        if todo and now >= due and _kill(head, job, todo[0]):
             told.append(f"{now - began:.2f} {todo.pop(0).what} ({head.state(job)})")
             due = time.monotonic() + (todo[0].after if todo else 0.0)
         assert head.process is None or head.process.poll() is None, "the controller ended by itself"
@@ -67,13 +66,15 @@ def carry_out(head: Service, job: str, plan: list[Kill], deadline: float) -> lis
     return told
 
 
-def _kill(head: Service, kill: Kill) -> bool:
+def _kill(head: Service, job: str, kill: Kill) -> bool:
     """Whether there was anything to kill; Ray and the supervisor may be about to come back."""
     if kill.what == "controller":
         head.kill()
         time.sleep(kill.pause)
         head.begin()
         return True
+    if kill.what == "supervisor":
+        return signal_all(head.supervisors(job)) > 0
     found = head.processes(WORDS[kill.what])
     if kill.what == "keeper":
         found = [pid for pid in found if pid not in head.processes(WORDS["driver"])]

@@ -208,8 +208,12 @@ class Place:
                 assert len(started.read_text().splitlines()) == 1, f"{started} more than once"
             ends = Counter(line["rank"] for line in lines_of(files.exits))
             assert not ends or max(ends.values()) == 1, (number, ends)
-        copy = [(e.kind, e.attempt, e.reason, e.data) for e in read_events(run.events)]
-        assert copy == [(e["kind"], e["attempt"], e["reason"], e["data"]) for e in events]
+        # The copy is written after the event is on record, and mended when its controller ends.
+        poll(lambda: self._copied(job), 15, f"{run.events} is not what the store has")
+
+    def _copied(self, job: str) -> bool:
+        copy = [(e.kind, e.attempt, e.reason, e.data) for e in read_events(self.run(job).events)]
+        return copy == [(e["kind"], e["attempt"], e["reason"], e["data"]) for e in self.events(job)]
 
     def started_attempts(self, job: str) -> list[int]:
         """The attempts that were recorded with a process for every rank."""

@@ -192,9 +192,7 @@ def test_a_supervisor_that_stands_still_is_replaced(head: Service, tmp_path: Pat
     head.check(job)
 
 
-def test_a_supervisor_that_is_asked_to_end_costs_one_attempt(
-    head: Service, tmp_path: Path
-) -> None:
+def test_a_supervisor_that_is_asked_to_end_costs_one_attempt(head: Service, tmp_path: Path) -> None:
     """SIGTERM: it takes its spool away, and the next one finds the controller all the same."""
     job = running(head, tmp_path, args={"steps": 60, "pause": 0.03})
     signal_all(head.supervisors(job), signal.SIGTERM)
@@ -243,7 +241,9 @@ def test_down_stops_and_up_continues(head: Service, tmp_path: Path) -> None:
     head.await_state(job, "SUCCEEDED")
     with head.client() as client:
         assert not client.incidents(job) and not client.status(job)["restarts"]
-    assert [e["data"]["resumed_step"] >= 18 for e in head.events(job) if e["kind"] == "attempt"] == [
+    assert [
+        e["data"]["resumed_step"] >= 18 for e in head.events(job) if e["kind"] == "attempt"
+    ] == [
         False,
         True,
     ]
@@ -288,7 +288,8 @@ def restarts(tmp_path: Path, number: int) -> None:
         for job in told:
             assert head.started(job) == [1]
             head.check(job)
-        poll(lambda: len(head.processes("orchestrator.supervisor")) == 1, 15, "one supervisor")
+        others = [pid for job in told for pid in head.supervisors(job)]
+        assert not others and len(head.supervisors(first)) == 1
         print(f"{number} restarts, {len(told)} jobs, descriptors {counted[0]} … {counted[-1]}")
         finish(head, first)
 
