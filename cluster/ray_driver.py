@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.detach import detach
 from cluster.reservation import by_count, lacking, part_of_node
@@ -21,6 +23,7 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _GROUP_TIMEOUT_S = 30.0
 _FREE_TIMEOUT_S = 2.0
 _TASK_TIMEOUT_S = 60.0
+_REACH_TIMEOUT_S = 5.0
 _POLL_S = 0.01
 _GROUP_POLL_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
@@ -37,8 +40,8 @@ class _Holding:
     group: Any = None
 
 
-class Superseded(RuntimeError):
-    """Other bundles have been asked for since."""
+class NotHeld(RuntimeError):
+    """The bundles cannot be had; the message says why."""
 
 
 class Driver:
@@ -104,6 +107,7 @@ class Driver:
         import ray
 
         address = self._config["address"]
+        _reach(address)
         here = f"this machine is no node of the Ray cluster at {address}"
         if not _raylets(""):
             raise RuntimeError(f"{here}: no raylet runs here; `ray start --address=…` makes it one")
@@ -141,9 +145,9 @@ class Driver:
     def reserve(self, job: str, bundles: Bundles, *, anew: bool = False) -> float:
         """Hold these bundles for the job instead of any others. Returns the seconds it took.
 
-        Raises TimeoutError when they do not fit, ValueError when they cannot be had of a Ray
-        that was joined, Superseded; then nothing is held. `anew` says that they were held
-        before: then the next start tries again.
+        Raises NotHeld when they do not fit, cannot be had of a Ray that was joined, or others
+        were asked for meanwhile; then nothing is held. `anew` says that they were held before:
+        then the next start tries again.
         """
         begin = time.monotonic()
         holding = self._holding(job)
@@ -166,31 +170,45 @@ class Driver:
             _remove(group)
 
     def _hold(self, job: str, holding: _Holding, bundles: Bundles) -> None:
+        asked, here = self._asked(bundles)
+        if asked:
+            self._await_free(job, asked)
+            holding.group = self._granted(job, holding, asked, here)
+        holding.held = bundles
+
+    def _granted(
+        self, job: str, holding: _Holding, asked: Bundles, here: list[dict[str, str]] | None
+    ) -> Any:
+        """A placement group that is there."""
         from ray.util.placement_group import placement_group
 
-        asked, here = self._asked(bundles)
-        self._await_free(job, asked)
-        group = asked and placement_group(
+        wanted = holding.wanted
+        group = placement_group(
             asked,
             strategy="STRICT_PACK",
             name=_group_name(job),
             lifetime="detached",
             bundle_label_selector=here,
         )
+        deadline = time.monotonic() + _GROUP_TIMEOUT_S
         try:
-            if group:
-                self._await_group(job, holding, bundles, group)
+            while not group.wait(_GROUP_POLL_S):
+                if holding.wanted is not wanted:
+                    raise NotHeld("other devices were asked for meanwhile")
+                if time.monotonic() > deadline:
+                    lack = lacking(asked, self._available()) or "yet all of it is free"
+                    raise NotHeld(_not_held(job, asked, _GROUP_TIMEOUT_S, lack))
         except BaseException:
             _remove(group)
             raise
-        holding.group, holding.held = group or None, bundles
+        return group
 
     def _asked(self, bundles: Bundles) -> tuple[Bundles, list[dict[str, str]] | None]:
         """What Ray is asked for, and where: other Rays know no devices by our names."""
         if not self._joined:
             return bundles, None
         if problem := part_of_node(bundles, self._offered):
-            raise ValueError(problem)
+            raise NotHeld(problem)
         counted = by_count(bundles)
         return counted, [{_NODE_LABEL: self._node_id}] * len(counted)
 
@@ -198,12 +216,12 @@ class Driver:
         """Wait a moment until Ray knows that what we gave back is free, which takes 0.1 s.
 
         A group that does not fit at once is tried again after a whole second. Raises
-        TimeoutError.
+        NotHeld.
         """
         deadline = time.monotonic() + _FREE_TIMEOUT_S
         while lack := lacking(bundles, self._available()):
             if time.monotonic() > deadline:
-                raise TimeoutError(_not_held(job, bundles, _FREE_TIMEOUT_S, lack))
+                raise NotHeld(_not_held(job, bundles, _FREE_TIMEOUT_S, lack))
             time.sleep(_POLL_S)
 
     def _available(self) -> Mapping[str, float]:
@@ -211,15 +229,6 @@ class Driver:
 
         available: dict[str, dict[str, float]] = state.available_resources_per_node()
         return available.get(self._node_id, {})
-
-    def _await_group(self, job: str, holding: _Holding, bundles: Bundles, group: Any) -> None:
-        deadline = time.monotonic() + _GROUP_TIMEOUT_S
-        while not group.wait(_GROUP_POLL_S):
-            if holding.wanted is not bundles:
-                raise Superseded("other devices were asked for meanwhile")
-            if time.monotonic() > deadline:
-                lack = lacking(group.bundle_specs, self._available()) or "yet all of it is free"
-                raise TimeoutError(_not_held(job, bundles, _GROUP_TIMEOUT_S, lack))
 
     def start(self, job: str, start: Mapping[str, Any]) -> dict[str, Any]:
         """Start a supervisor on this node. Returns the `ready` event.
@@ -272,9 +281,30 @@ class Driver:
         """Give all reservations back, and end Ray or leave it."""
         import ray
 
+        self.give_back()
+        ray.shutdown()
+
+    def give_back(self) -> None:
+        """Give all reservations back."""
         for job, holding in list(self._holdings.items()):
             self._release(job, holding)
-        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise ConnectionError where nothing listens; Ray itself would wait for minutes."""
+    if address == "auto":
+        return
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise ConnectionError(f"{address!r} is no address of a Ray cluster: HOST:PORT, or auto")
+    try:
+        socket.create_connection((host, port), _REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray answers at {address}: {error.strerror or error}") from None
 
 
 def _group_name(job: str) -> str:

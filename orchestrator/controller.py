@@ -111,7 +111,10 @@ class Controller:
     def __post_init__(self) -> None:
         self._recorder = Recorder(self.log, self.watcher)
         self._keeper = CheckpointKeeper(
-            self.directory, self._recorder, keep=self.spec.checkpoint.keep
+            self.directory,
+            self._recorder,
+            keep=self.spec.checkpoint.keep,
+            after=RunDirectory(self.spec.after) if self.spec.after else None,
         )
         self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)

@@ -7,6 +7,8 @@ A run directory explains itself at any instant:
     job.yaml            the job as it was given
     spec.json           the job as it was understood, with every default
     events.jsonl        what happened and what was decided, append only
+    submitted.json      of which job of which head this is the run; absent of a local run
+    then/               the run directory of the job in `then:`, where it was run here
     live.json           who drives the run now (process, spool), while somebody does
     lock                held by that process
     reserve             room for last words: given up when the disk is full
@@ -88,6 +90,16 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def submitted(self) -> Path:
+        """Which job of which head it is the run of; only of submitted jobs."""
+        return self.root / "submitted.json"
+
+    @property
+    def then(self) -> Path:
+        """The run directory of the job that follows, when it is run here."""
+        return self.root / "then"
 
     @property
     def quarantine(self) -> Path:
@@ -280,6 +292,10 @@ class Home:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def queues(self) -> Path:
+        return self.root / "queues.yaml"
 
 
 def _home(environment: Mapping[str, str]) -> Path:

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
 from orchestrator.cli.columns import columns, length
-from orchestrator.cli.jobs import _order, _table
+from orchestrator.cli.jobs import _become, _order, _table
 from orchestrator.service.tokens import Role, Tokens
+from orchestrator.states import JobState
 from tests.heads import JOB, ROOT, ScriptedHead
 from tests.runs import MUSTER, poll
 
@@ -247,6 +248,14 @@ def test_orders_say_what_has_become_of_the_job(head: ScriptedHead) -> None:
     assert muster(head, "cancel", directory).stdout.startswith(f"{job} is CANCELLED")
     assert f"muster status {job} -w" in muster(head, "resume", directory).stdout
     assert muster(head, "drill", directory, "--fault", "kill-rank:0").exit_code == 1
+
+
+def test_an_order_that_takes_time_is_not_told_as_done() -> None:
+    """A running job is cancelled a little later: both states are named."""
+    later = _become(row("a-000000", "RUNNING", reason="step 3"), JobState.CANCELLED)
+    assert "is RUNNING and will be CANCELLED" in later and "status a-000000 -w" in later
+    done = _become(row("a-000000", "CANCELLED", reason="cancelled by ann"), JobState.CANCELLED)
+    assert done == "a-000000 is CANCELLED: cancelled by ann"
 
 
 def test_a_local_run_takes_no_orders(head: ScriptedHead, tmp_path: Path) -> None:

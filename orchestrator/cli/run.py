@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -91,10 +91,16 @@ def _resume_here(directory: RunDirectory, faults: tuple[str, ...], *, as_json: b
         spec = from_document(read_json(directory.spec) or {})
     except JobFileError as error:
         fail(f"{directory.spec}: {error}")
-    if view_from_disk(directory).ledger.state is JobState.SUCCEEDED:
+    submitted = read_json(directory.submitted)
+    if submitted:
+        fail(f"{directory.root} is the run of a submitted job: muster resume {submitted['job']}")
+    parsed = _faults(faults, spec)
+    if view_from_disk(directory).ledger.state is not JobState.SUCCEEDED:
+        _drive(directory, spec, parsed, as_json=as_json, by_hand=True)
+    elif spec.then is None or _has_succeeded(directory.then):
         click.echo(f"{directory.root} has succeeded already: there is nothing to resume.", err=True)
-        return
-    _drive(directory, spec, _faults(faults, spec), as_json=as_json, by_hand=True)
+    else:
+        _follow(directory, spec, as_json=as_json)
 
 
 def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[Fault]:
@@ -113,12 +119,48 @@ def _drive(
     *,
     as_json: bool,
     by_hand: bool,
-) -> None:
+) -> NoReturn:
+    """Run the job, then what follows it; ends with what the last of them came to."""
+    good = _run_to_end(directory, spec, faults, as_json=as_json, by_hand=by_hand)
+    if good and spec.then is not None:
+        _follow(directory, spec, as_json=as_json)
+    _leave(directory, as_json=as_json, good=good)
+
+
+def _follow(directory: RunDirectory, spec: JobSpec, *, as_json: bool) -> NoReturn:
+    """Run what `then:` asks for, below the run that it follows."""
+    import json
+
+    from orchestrator.follow_up import follow_up
+    from orchestrator.local_run import RunError, create
+    from orchestrator.spec import to_document
+
+    following = follow_up(spec, directory.root)
+    assert following is not None
+    below = RunDirectory(directory.then)
+    try:
+        if not below.is_run():
+            text = json.dumps(to_document(following), indent=1).encode()
+            create(below.root, following, text)
+    except RunError as error:
+        fail(str(error))
+    good = _run_to_end(below, following, [], as_json=as_json, by_hand=False)
+    _leave(directory, as_json=as_json, good=good)
+
+
+def _run_to_end(
+    directory: RunDirectory,
+    spec: JobSpec,
+    faults: list[Fault],
+    *,
+    as_json: bool,
+    by_hand: bool,
+) -> bool:
     from cluster import command
     from orchestrator.controller import Outcome
     from orchestrator.display import Display, print_end
     from orchestrator.local_run import RunError, drive
-    from orchestrator.status import document, view_from_disk
+    from orchestrator.status import view_from_disk
 
     try:
         with Display(directory, quiet=as_json) as display:
@@ -127,9 +169,25 @@ def _drive(
         fail(str(error))
     finally:
         command.leave()
-    view = view_from_disk(directory)
+    if not as_json:
+        print_end(view_from_disk(directory))
+    return outcome is Outcome.SUCCEEDED
+
+
+def _leave(directory: RunDirectory, *, as_json: bool, good: bool) -> NoReturn:
+    """With --json the job's status, and below `then` that of the job that followed it."""
+    from orchestrator.status import document, view_from_disk
+
     if as_json:
-        print_json(document(view))
-    else:
-        print_end(view)
-    sys.exit(0 if outcome is Outcome.SUCCEEDED else EXIT_FAILED)
+        below = RunDirectory(directory.then)
+        then = {"then": document(view_from_disk(below))} if below.is_run() else {}
+        print_json({**document(view_from_disk(directory)), **then})
+    sys.exit(0 if good else EXIT_FAILED)
+
+
+def _has_succeeded(root: Path) -> bool:
+    from orchestrator.states import JobState
+    from orchestrator.status import view_from_disk
+
+    below = RunDirectory(root)
+    return below.is_run() and view_from_disk(below).ledger.state is JobState.SUCCEEDED

@@ -21,7 +21,7 @@ from cluster.offer import Offer, offer_of
 from orchestrator.queueing.held import Held
 
 Sort = tuple[Any, ...]
-Shelf = tuple[DeviceKind, int | None]
+Shelf = tuple[str, int | None]
 """Kind and CPUs per rank: requests that agree in those find the same nodes alike."""
 
 _REMEMBERED = 16
@@ -33,15 +33,14 @@ class Left:
     What follows one is remembered by it, so that a pass finds what the last one worked out.
     """
 
-    def __init__(
-        self, node: Node, barred: Mapping[str, str], held: tuple[Held, ...] = ()
-    ) -> None:
+    def __init__(self, node: Node, barred: Mapping[str, str], held: tuple[Held, ...] = ()) -> None:
         self.node = node
         self.held = held
         self._barred = barred
-        self._whole = self
+        self._whole = self._before = self
         self._next: dict[Held, Left] = {}
-        self._free: dict[DeviceKind, tuple[Device, ...]] = {}
+        self._free: dict[str, tuple[Device, ...]] = {}
+        self._worth: dict[str, Sort] = {}
         self._sorts: dict[Shelf, Sort | None] = {}
         self._offers: dict[tuple[Any, ...], Offer] = {}
 
@@ -53,11 +52,13 @@ class Left:
         if len(self._next) >= _REMEMBERED:
             self._next.clear()
         other = self._next[held] = Left(self.node, self._barred, (*self.held, held))
-        other._whole = self._whole
+        other._whole, other._before = self._whole, self
         return other
 
     def without(self, held: Held) -> Left:
         """What is left when this very value is held no more."""
+        if self.held[-1] is held:
+            return self._before
         left = self._whole
         for one in self.held:
             left = left if one is held else left.but(one)
@@ -65,9 +66,10 @@ class Left:
 
     def free(self, kind: DeviceKind) -> tuple[Device, ...]:
         """Devices that are neither held nor barred, by index."""
-        if kind not in self._free:
-            self._free[kind] = self._found(kind)
-        return self._free[kind]
+        free = self._free.get(kind.value)
+        if free is None:
+            free = self._free[kind.value] = self._found(kind)
+        return free
 
     def _found(self, kind: DeviceKind) -> tuple[Device, ...]:
         if self._whole is not self:
@@ -107,9 +109,11 @@ class Left:
 
     def sort(self, shelf: Shelf) -> Sort | None:
         """All that `select` asks of a node but its name; None if it has nothing to give."""
-        if shelf not in self._sorts:
-            self._sorts[shelf] = self._sort(*shelf)
-        return self._sorts[shelf]
+        try:
+            return self._sorts[shelf]
+        except KeyError:
+            self._sorts[shelf] = sort = self._sort(DeviceKind(shelf[0]), shelf[1])
+            return sort
 
     def _sort(self, kind: DeviceKind, cpus_per_rank: int | None) -> Sort | None:
         free = () if kind.is_slot else self.free(kind)
@@ -120,10 +124,16 @@ class Left:
             return None
         if kind.is_slot:
             return room, self._shown.cpus.usable_cores
-        # A free set is told by what the fabric's rule makes of it.
-        fabric = fabric_of(d for d in self.node.devices if d.kind is kind)
+        if kind.value not in self._worth:
+            self._worth[kind.value] = self._worth_of(free)
+        return min(room, len(free)), self._worth[kind.value]
+
+    def _worth_of(self, free: tuple[Device, ...]) -> Sort:
+        """What the fabric's rule makes of free devices: all that `select` asks of them."""
+        kind = free[0].kind
+        fabric = fabric_of(device for device in self.node.devices if device.kind is kind)
         costs = [RULES[fabric].cost(free, count) for count in range(1, len(free) + 1)]
-        return min(room, len(free)), fabric.value, RULES[fabric].most(free), *costs
+        return fabric.value, RULES[fabric].most(free), *costs
 
     def offer(self, request: Request) -> Offer:
         """What the node offers; the same for all requests that ask alike of one node."""
@@ -131,7 +141,7 @@ class Left:
             own = {**self.withheld(request.kind), **request.withheld}
             return offer_of(self._shown, replace(request, withheld=own))
         kind = request.kind
-        key = kind, request.cpus_per_rank, request.ranks if kind.is_slot else None
+        key = kind.value, request.cpus_per_rank, request.ranks if kind.is_slot else None
         if key not in self._offers:
             asked = replace(request, withheld=self.withheld(kind))
             self._offers[key] = offer_of(self._shown, asked)

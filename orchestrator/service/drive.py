@@ -6,6 +6,7 @@ What is durable is in the store. A drive that finds ranks of an earlier controll
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from cluster.allocate import Placement
 from orchestrator import adoption, ownership
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome
+from orchestrator.follow_up import follow_up
 from orchestrator.found import Found
 from orchestrator.job_ray import NodeRay
 from orchestrator.journal import Event, keep_reserve
@@ -28,7 +30,7 @@ from orchestrator.service.store_log import StoreLog
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 from orchestrator.store import Store
-from orchestrator.store.values import JobRecord
+from orchestrator.store.values import JobRecord, Submission
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,23 @@ class Drive(threading.Thread):
             epoch=around.epoch,
             directory=self._directory,
             news=around.news,
+            follow_up=self._follow_up(),
         )
         self._order: Order | None = None
         self._lock = threading.Lock()
+
+    def _follow_up(self) -> Submission | None:
+        spec = follow_up(self.spec, self._directory.root)
+        if spec is None:
+            return None
+        text = json.dumps(specs.to_document(spec), indent=1).encode()
+        return Submission.of(
+            spec,
+            text,
+            runs=self._directory.root.parent,
+            user=self.record.user,
+            key=f"then of {self.job}",
+        )
 
     # -- from other threads -----------------------------------------------------------------
 
@@ -128,6 +144,7 @@ class Drive(threading.Thread):
         directory.root.mkdir(parents=True, exist_ok=True)
         directory.checkpoints.mkdir(exist_ok=True)
         if not directory.spec.exists():
+            write_json(directory.submitted, {"job": self.job})
             write_bytes(directory.job_file, self._text)
             write_json(directory.spec, specs.to_document(self.spec))
         return directory
@@ -174,7 +191,7 @@ class Drive(threading.Thread):
         reason = f"controller epoch {self._around.epoch}"
         self._log.append(
             "controller",
-            f"adopted by {reason}" if adopts else reason,
+            f"adopted by {reason}" if adopts else f"being started by {reason}",
             attempt=ledger.attempt,
             state=None if adopts else JobState.QUEUED,
             run_id=run_id,

@@ -17,7 +17,7 @@ from orchestrator import drill as drills
 from orchestrator import orders, status
 from orchestrator.found import Found
 from orchestrator.job_ray import NodeRay
-from orchestrator.jobfile import from_document
+from orchestrator.jobfile import JobFileError, from_document
 from orchestrator.layout import RunDirectory
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
 from orchestrator.queueing import Quota
@@ -253,13 +253,27 @@ class Head:
 
     def drive(self, record: JobRecord, placement: Any) -> None:
         """Start to drive a job, on this placement or on what it has already."""
-        text = self.store.job_file(record.job).text
-        drive = Drive(record, self.spec(record.job), text, self._around, placement)
+        file = self.store.job_file(record.job)
+        try:
+            spec = from_document(file.spec)
+        except JobFileError as error:
+            return self._fail(record, f"the job cannot be read as it was submitted: {error}")
+        drive = Drive(record, spec, file.text, self._around, placement)
         with self._lock:
             if record.job in self._drives:
                 return
             self._drives[record.job] = drive
         drive.start()
+
+    def _fail(self, record: JobRecord, reason: str) -> None:
+        """End a waiting job that cannot be driven; ranks of one that runs are left alone."""
+        if record.state is not JobState.QUEUED:
+            log.error("job %s: %s", record.job, reason)
+            return
+        self._record(
+            record,
+            happened("refused", reason, attempt=record.attempt, state=JobState.FAILED),
+        )
 
     @property
     def drives(self) -> tuple[Drive, ...]:

@@ -26,6 +26,7 @@ from orchestrator.store.values import (
     IncidentRecord,
     RankRecord,
     Record,
+    Submission,
 )
 
 _LARGEST = 10_000
@@ -39,8 +40,17 @@ class StoreLog:
     """
 
     def __init__(
-        self, store: Store, job: str, *, epoch: int, directory: RunDirectory, news: News
+        self,
+        store: Store,
+        job: str,
+        *,
+        epoch: int,
+        directory: RunDirectory,
+        news: News,
+        follow_up: Submission | None = None,
     ) -> None:
+        """`follow_up` is the job that is taken in with this one's success."""
+        self._follow_up = follow_up
         self._store = store
         self._job = job
         self._epoch = epoch
@@ -86,7 +96,12 @@ class StoreLog:
         while True:
             try:
                 told = self._store.transition(
-                    self._job, event, seen=seen, epoch=self._epoch, records=records
+                    self._job,
+                    event,
+                    seen=seen,
+                    epoch=self._epoch,
+                    records=records,
+                    follow_up=self._follow_up if event.state is JobState.SUCCEEDED else None,
                 )
             except StoreFull as error:
                 self.stalled = str(error)
