@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -107,6 +108,8 @@ class Controller:
     """The id of a submitted job; empty: its name."""
     queued: bool = False
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
+    rest: float = _TICK
+    """Seconds after which it looks around though nothing has arrived."""
 
     def __post_init__(self) -> None:
         self._recorder = Recorder(self.log, self.watcher)
@@ -141,6 +144,16 @@ class Controller:
             now=time.monotonic(),
             observed_at=time.time(),
         )
+
+    def give(self, order: Order) -> None:
+        """Have an order carried out soon; from any thread."""
+        self.order = order
+        self.node.wake()
+
+    def add_fault(self, fault: drill.Fault) -> None:
+        """Have a fault injected when its moment comes; from any thread."""
+        self.faults.append(fault)
+        self.node.wake()
 
     # -- the line ---------------------------------------------------------------------------
 
@@ -214,7 +227,7 @@ class Controller:
         while way is not None and self.node.supervised and not way.gang.looked_at:
             if self._never_started() or time.monotonic() > deadline:
                 return
-            self._pump(0.02)
+            self._pump(deadline - time.monotonic())
 
     def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
         """See that nothing is left of an attempt before another one begins."""
@@ -333,7 +346,14 @@ class Controller:
             if suspect is not None:
                 return suspect
             self._drill(way)
-            self._pump(_TICK)
+            self._pump(self._patience())
+
+    def _patience(self) -> float:
+        """Seconds in which nothing becomes due that no message tells of."""
+        if not self._keeper.idle:
+            return _TICK
+        left = math.inf if self.ends_at is None else self.ends_at - time.monotonic()
+        return max(0.0, min(self.rest, left))
 
     def _pump(self, timeout: float) -> None:
         """Take what has arrived within `timeout` seconds, and let others look."""
@@ -506,8 +526,8 @@ class Controller:
 
     def _wait(self, delay: float) -> None:
         until = time.monotonic() + delay
-        while time.monotonic() < until:
-            self._pump(min(_TICK, delay))
+        while (left := until - time.monotonic()) > 0:
+            self._pump(min(self.rest, left))
 
     def _succeed(self, way: UnderWay) -> Outcome:
         self._keeper.settle()

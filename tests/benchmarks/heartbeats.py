@@ -128,9 +128,7 @@ def newest(log: Path) -> Document | None:
     return json.loads(lines[-1]) if len(lines) > 1 else None
 
 
-def watch(
-    bench: Bench, controller: subprocess.Popen[bytes], api: Api, simulator: Path
-) -> Watched:
+def watch(bench: Bench, controller: subprocess.Popen[bytes], api: Api, simulator: Path) -> Watched:
     """Look at a controller for a while, asking for a status ten times a second."""
     process = psutil.Process(controller.pid)
     jobs = json.loads(simulator.read_bytes().partition(b"\n")[0])["jobs"]
