@@ -42,35 +42,58 @@ class ProcessId:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A supervisor runs. `seconds` names what the start took its time for."""
+class Up:
+    """There is a Ray at `address`, and this node offers `resources` in it.
 
+    `seconds` names what it took its time for.
+    """
+
+    address: str
+    resources: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A supervisor of `job` runs. `seconds` names what the start took its time for.
+
+    `serial` is that of the request, here and elsewhere; None: nobody asked.
+    """
+
+    job: str
     node: str
     address: str
     node_id: str
     supervisor: ProcessId
     seconds: Mapping[str, float]
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A start failed; another may be tried."""
+    """A start failed; another may be tried. Without a job: Ray did not come up."""
 
+    job: str
     reason: str
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
 class Reserved:
     """The bundles last asked for are held for the job."""
 
+    job: str
     seconds: float
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
 class Unreserved:
     """They are not, and no others are."""
 
+    job: str
     reason: str
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ class Closed:
     """The program has ended; nothing more will come."""
 
 
-Event = Ready | Failed | Reserved | Unreserved | RayLost | Members | Closed
+Event = Up | Ready | Failed | Reserved | Unreserved | RayLost | Members | Closed
 
 
 class RayFailed(RuntimeError):
@@ -111,7 +134,10 @@ class RayFailed(RuntimeError):
 
 
 class RayNode:
-    """A private Ray and the program that keeps it. Made by `RayNode.start`."""
+    """A Ray on this node for any number of jobs, and the program that keeps it.
+
+    Made by `RayNode.start`.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -128,17 +154,19 @@ class RayNode:
         cls,
         *,
         temp_dir: str,
-        job: str,
         resources: Mapping[str, float],
-        start: Start,
         log: str | os.PathLike[str],
+        address: str | None = None,
+        reservations: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
         namespace: str = "muster",
     ) -> RayNode:
-        """Spawn the program and ask it for Ray and a first supervisor; returns at once.
+        """Spawn the program and ask it for a Ray; returns at once. Answered by Up or Failed.
 
         `resources` is all that this Ray has to give (`cluster.reservation`), whole CPUs among
         it. `temp_dir` must be short (Ray puts Unix sockets there), and absent or empty: it is
-        removed at the end. `log` gets what the program and Ray print.
+        removed at the end. `log` gets what the program and Ray print. With an `address` (as
+        `ray.init` takes it) the Ray of others is joined instead, and neither is used.
+        `reservations` are held first of all, by job.
         """
         with open(log, "ab") as errors:
             process = subprocess.Popen(
@@ -153,10 +181,13 @@ class RayNode:
         node._send(
             {
                 "temp_dir": temp_dir,
-                "job": job,
+                "address": address,
                 "namespace": namespace,
                 "resources": dict(resources),
-                "start": _plain(start),
+                "reservations": {
+                    job: [dict(one) for one in bundles]
+                    for job, bundles in (reservations or {}).items()
+                },
             }
         )
         return node
@@ -173,7 +204,7 @@ class RayNode:
     def ready(self, timeout: float) -> Ready:
         """Wait up to `timeout` seconds for a supervisor; other events are kept for `poll`.
 
-        Raises RayFailed when the start fails or the program ends, TimeoutError otherwise.
+        Raises RayFailed when a start fails or the program ends, TimeoutError otherwise.
         """
         deadline = time.monotonic() + timeout
         others: list[Event] = []
@@ -196,21 +227,36 @@ class RayNode:
         finally:
             self._waiting[:0] = others
 
-    def start_supervisor(self, start: Start) -> None:
-        """Ask for another supervisor; answered by Ready or Failed."""
-        self._send({"do": "start", "start": _plain(start)})
+    def bring_up(self) -> None:
+        """Ask for a Ray where there is none; answered by Up or Failed."""
+        self._send({"do": "up"})
+
+    def start_supervisor(self, job: str, start: Start, serial: int | None = None) -> None:
+        """Ask for a supervisor, and for a Ray where there is none; answered by Ready or Failed.
+
+        The answer has the `serial`, by which the caller knows it.
+        """
+        self._send({"do": "start", "job": job, "start": _plain(start), "serial": serial})
 
     def reserve(
         self,
+        job: str,
         bundles: Sequence[Mapping[str, float]],
         resources: Mapping[str, float] | None = None,
+        serial: int | None = None,
     ) -> None:
         """Ask for exactly these bundles for the job; answered by Reserved or Unreserved.
 
-        A later Ray reserves them before anything else. `resources`, where they differ from
-        those that Ray was started with, replace it by a Ray with those.
+        None at all gives back what the job held. A later Ray reserves them before anything
+        else. `resources`, where they differ from those that Ray was started with, replace it
+        by a Ray with those.
         """
-        request: dict[str, Any] = {"do": "reserve", "bundles": [dict(one) for one in bundles]}
+        request: dict[str, Any] = {
+            "do": "reserve",
+            "job": job,
+            "bundles": [dict(one) for one in bundles],
+            "serial": serial,
+        }
         if resources is not None:
             request["resources"] = dict(resources)
         self._send(request)
@@ -266,20 +312,24 @@ def _plain(start: Start) -> dict[str, Any]:
 
 def _event(raw: Mapping[str, Any]) -> Event:
     match raw["event"]:
+        case "up":
+            return Up(raw["address"], raw["resources"], raw["seconds"])
         case "ready":
             return Ready(
+                job=raw["job"],
                 node=raw["node"],
                 address=raw["address"],
                 node_id=raw["node_id"],
                 supervisor=ProcessId(**raw["supervisor"]),
                 seconds=raw["seconds"],
+                serial=raw["serial"],
             )
         case "failed":
-            return Failed(raw["reason"])
+            return Failed(raw["job"], raw["reason"], raw["serial"])
         case "reserved":
-            return Reserved(raw["seconds"])
+            return Reserved(raw["job"], raw["seconds"], raw["serial"])
         case "unreserved":
-            return Unreserved(raw["reason"])
+            return Unreserved(raw["job"], raw["reason"], raw["serial"])
         case "ray_lost":
             return RayLost(raw["reason"])
         case "nodes":

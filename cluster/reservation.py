@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cluster.device import Device, DeviceKind
@@ -49,12 +49,15 @@ def bundles_of(
 ) -> tuple[dict[str, float], ...]:
     """One bundle a rank, in rank order, for a placement on one node that offers `cpus` CPUs.
 
-    Ranks may be more than CPUs: every rank has an equal fraction of them.
+    Ranks may be more than CPUs: every rank has an equal fraction of them, of none nothing. A
+    rank that has nothing at all has no bundle.
     """
     ranks = sorted(placement.assignments, key=lambda one: one.rank)
     # Rounded down, for the sum of what Ray rounds must not be more than there is.
     share = math.floor(cpus / len(ranks) * _UNITS) / _UNITS
-    return tuple({"CPU": share, **_names(one.device, simulated=simulated)} for one in ranks)
+    held = {"CPU": share} if share > 0 else {}
+    bundles = ({**held, **_names(one.device, simulated=simulated)} for one in ranks)
+    return tuple(bundle for bundle in bundles if bundle)
 
 
 def lacking(bundles: Sequence[Resources], resources: Resources) -> str:
@@ -64,6 +67,35 @@ def lacking(bundles: Sequence[Resources], resources: Resources) -> str:
         for name, count in _sum(bundles).items()
         if _whole(count) > _whole(resources.get(name, 0))
     )
+
+
+def by_count(bundles: Sequence[Resources]) -> list[dict[str, float]]:
+    """The bundles for a Ray of others, which has counts and not our names for devices.
+
+    Those of which nothing is left, as of a rehearsal device, are left out.
+    """
+    counted = [
+        {name: count for name, count in bundle.items() if name in ("CPU", *RAY_NAMES.values())}
+        for bundle in bundles
+    ]
+    return [bundle for bundle in counted if bundle]
+
+
+def part_of_node(bundles: Sequence[Resources], resources: Resources) -> str:
+    """Why a Ray of others cannot hold the devices of these bundles; empty when it can.
+
+    It grants counts without naming devices, so who has a part of them knows not which.
+    """
+    asked = _sum(bundles)
+    for name in RAY_NAMES.values():
+        count, there = asked.get(name, 0), resources.get(name, 0)
+        if 0 < count < there:
+            return (
+                f"the Ray cluster that was joined counts devices and does not name them, so a job "
+                f"can have all {there:g} {name} of this node or none, not {count:g}; a Ray of "
+                "muster's own (`muster up` without a Ray address) holds single devices"
+            )
+    return ""
 
 
 def widened(resources: Resources, bundles: Sequence[Resources]) -> dict[str, float]:
@@ -78,6 +110,34 @@ def widened(resources: Resources, bundles: Sequence[Resources]) -> dict[str, flo
         if any(name not in resources for name in bundle)
     ]
     return _sum([resources, *new])
+
+
+@dataclass
+class Book:
+    """What a Ray on one node offers, and the bundles that each job was promised of it.
+
+    Jobs share CPUs without being refused any: which jobs run together is decided elsewhere, and
+    Ray is told so that *other* work keeps off. Who comes late has what is left, maybe nothing.
+    """
+
+    resources: Resources
+    held: dict[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
+
+    def take(
+        self, job: str, placement: Placement, *, simulated: bool = False
+    ) -> tuple[dict[str, float], ...]:
+        """Write down the bundles of a job instead of any that it had; the resources grow along."""
+        self.held.pop(job, None)
+        taken = _sum(bundle for bundles in self.held.values() for bundle in bundles)
+        left = (_whole(self.resources["CPU"]) - _whole(taken.get("CPU", 0))) / _UNITS
+        bundles = bundles_of(placement, left, simulated=simulated)
+        self.resources = widened(self.resources, bundles)
+        self.held[job] = bundles
+        return bundles
+
+    def release(self, job: str) -> None:
+        """Strike a job out."""
+        self.held.pop(job, None)
 
 
 def _names(device: Device, *, simulated: bool) -> dict[str, float]:

@@ -213,14 +213,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(config: Config, rank: Rank) -> Evaluation:
-    """Evaluate `config.pretrained`, print the table and leave the results."""
-    if not config.pretrained:
+    """Evaluate `config.pretrained`, print the table and leave the results.
+
+    Without it, what the rank is told to start from: the checkpoint of the run that it follows.
+    """
+    weights = config.pretrained or (rank.resume_from or "")
+    if not weights:
         raise ConfigError(["--pretrained: give the checkpoint to evaluate"])
     log = start_log()
     rank.phase("init")
     backends.prepare(backends.choose(config, rank), config.device_id)
     rank.phase("evaluate")
-    result = evaluate(config, Path(config.pretrained))
+    result = evaluate(config, Path(weights))
     base = (rank.run_dir or Path.cwd()) / config.log_path
     folder = base / time.strftime("%Y-%m-%d_time_%H_%M_%S")
     log.info("result file path: %s", write_results(result, folder))

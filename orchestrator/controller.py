@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import drill, resume, sources
+from orchestrator import adoption, bell, drill, resume, sources
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
@@ -30,15 +31,22 @@ from orchestrator.layout import RunDirectory, Spool, write_json
 from orchestrator.ledger import Ledger
 from orchestrator.link import Message
 from orchestrator.node import LocalNode, NodeError
+from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
-from orchestrator.recorder import Recorder, Viewer
+from orchestrator.rank import EXIT_DONE, EXIT_RETRY
+from orchestrator.recorder import Log, Recorder, Viewer
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
+from orchestrator.status import RunView, places, view_from_disk
 
 _TICK = 0.1
 _STOP_TIMEOUT = 30.0
 _SUPERVISOR_TIMEOUT = 60.0
-_CANCEL_GRACE = 10.0
+_ADOPTION_TIMEOUT = 5.0
+_TERM_GRACE = 10.0
+_ORDERLY = frozenset({EXIT_DONE, EXIT_RETRY})
+
+_HAS_GANG = frozenset({JobState.STARTING, JobState.RUNNING, JobState.UNKNOWN, JobState.STOPPING})
 
 
 class Outcome(enum.Enum):
@@ -47,6 +55,18 @@ class Outcome(enum.Enum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WAITS = "waits"
+    """Stopped for now: held, or in the queue again."""
+    DETACHED = "detached"
+    """Nothing was stopped: the next controller takes the run over."""
+
+
+_OUTCOMES = {
+    JobState.CANCELLED: Outcome.CANCELLED,
+    JobState.FAILED: Outcome.FAILED,
+    JobState.HELD: Outcome.WAITS,
+    JobState.QUEUED: Outcome.WAITS,
+}
 
 
 class Watcher(Viewer, Protocol):
@@ -57,12 +77,20 @@ class Watcher(Viewer, Protocol):
 
 
 class Interrupted(Exception):
-    """Somebody asked the controller to stop (SIGINT, SIGTERM)."""
+    """Somebody, or a limit, wants the run to stop."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(order.reason)
+        self.order = order
 
 
 @dataclass
 class Controller:
-    """Drives one run to its end. `interrupted` is set from outside (a signal handler)."""
+    """Drives one run to its end. `order` and `faults` are set from outside, at any moment.
+
+    `adopts`: an earlier controller of this run has died, and its ranks may live. `ends_at`
+    (CLOCK_MONOTONIC) is when `limits.run` is over.
+    """
 
     spec: JobSpec
     directory: RunDirectory
@@ -71,16 +99,28 @@ class Controller:
     find: Callable[[], Found]
     environment: Mapping[str, str]
     watcher: Watcher
+    log: Log
     faults: list[drill.Fault] = field(default_factory=list)
-    interrupted: str | None = None
+    order: Order | None = None
+    adopts: bool = False
+    ends_at: float | None = None
+    placement: Placement | None = None
+    """Where a queue has put the run; None: the controller looks for itself."""
+    job: str = ""
+    """The id of a submitted job; empty: its name."""
+    queued: bool = False
+    """Whether there is a queue to go back to, when devices or the node cannot be had."""
 
     def __post_init__(self) -> None:
-        self._recorder = Recorder(self.directory, self.watcher)
+        self._recorder = Recorder(self.log, self.watcher)
         self._keeper = CheckpointKeeper(
-            self.directory, self._recorder, keep=self.spec.checkpoint.keep
+            self.directory,
+            self._recorder,
+            keep=self.spec.checkpoint.keep,
+            after=RunDirectory(self.spec.after) if self.spec.after else None,
         )
-        self._judge = Judge(self.spec, self._recorder, self._keeper)
-        self._devices = Devices(self.spec, self.find, self._recorder, self._pump)
+        self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
+        self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
@@ -91,28 +131,44 @@ class Controller:
         """What is known of the run."""
         return self._recorder.ledger
 
+    def view(self) -> RunView:
+        """The run as it is now; may be asked for from any thread."""
+        way = self.way
+        return RunView(
+            job=self.job or self.spec.name,
+            directory=self.directory,
+            ledger=self.ledger,
+            ranks=way.gang.views if way else (),
+            places=places(way.gang.plan) if way else {},
+            live=True,
+            now=time.monotonic(),
+            observed_at=time.time(),
+        )
+
     # -- the line ---------------------------------------------------------------------------
 
     def run(self) -> Outcome:
         """One attempt after another until the job has ended; the journal knows why."""
         try:
+            way, suspect = self._take_over() if self.adopts else (None, None)
             while True:
-                way = self._begin()
-                suspect = self._watch(way)
+                way = way or self._begin()
+                suspect = suspect or self._watch(way)
                 if suspect is None:
                     return self._succeed(way)
                 if not self._recover(way, suspect):
                     return Outcome.FAILED
+                way = suspect = None
         except Unstartable as error:
             return self._refuse(error)
         except NodeError as error:
             return self._lose_node(error)
-        except Interrupted as reason:
-            return self._cancel(str(reason))
+        except Interrupted as interrupted:
+            return self._halt(interrupted.order)
         except JournalError as error:
             # A full disk, most likely: nothing may go on unrecorded.
             self._recorder.lose_voice(error)
-            return Outcome.FAILED
+            return Outcome.DETACHED if self.queued else Outcome.FAILED
         finally:
             self._devices.close()
             self._keeper.close()
@@ -120,6 +176,60 @@ class Controller:
     def _look(self) -> None:
         with contextlib.suppress(OSError):
             self.watcher.tick(self)
+
+    # -- take over --------------------------------------------------------------------------
+
+    def _take_over(self) -> tuple[UnderWay | None, Suspect | None]:
+        """Go on where an earlier controller was killed: with its gang, or with what it decided.
+
+        Returns the attempt under way, if there is one, and what it is failing of, if it is.
+        """
+        self.way = way = adoption.restored(self.ledger, self.directory)
+        if adoption.lives(self.ledger.supervisor):
+            self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
+            self._await_first_look(way)
+        if self.ledger.order is not None:
+            raise Interrupted(self.ledger.order)
+        if self.ledger.state is JobState.RECOVERING:
+            self._recovering = True
+            self._judge.reopen()
+            return self._without_gang(way)
+        if way is None or self._never_started():
+            reason = f"attempt {self.ledger.attempt} had not been started yet"
+            self._recorder.record("interrupted", reason, state=JobState.STOPPING)
+            self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
+            self._recorder.record("next", reason, state=JobState.RECOVERING)
+            return self._without_gang(way)
+        plan = way.gang.plan
+        self._devices.hold(plan.placement, plan.simulated)
+        self.node.hold(plan.placement, simulated=bool(plan.simulated))
+        self._judge.reopen()
+        if not self.node.supervised:
+            adoption.kill(self.ledger.supervisor)
+            way.gang.restore(view_from_disk(self.directory).ranks)
+            self._supervisor_lost_at = time.monotonic()
+        return way, adoption.suspect_of(self.ledger)
+
+    def _never_started(self) -> bool:
+        return self.node.supervised and self.node.started_attempt < self.ledger.attempt
+
+    def _await_first_look(self, way: UnderWay | None) -> None:
+        """Judge nobody before the supervisor has told how its ranks are now."""
+        deadline = time.monotonic() + _ADOPTION_TIMEOUT
+        while way is not None and self.node.supervised and not way.gang.looked_at:
+            if self._never_started() or time.monotonic() > deadline:
+                return
+            self._pump(0.02)
+
+    def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
+        """See that nothing is left of an attempt before another one begins."""
+        if self.node.supervised:
+            if way is not None:
+                self._stop(way, grace=0.0)
+        else:
+            adoption.kill(self.ledger.supervisor)
+        self.way = None
+        return None, None
 
     # -- begin ------------------------------------------------------------------------------
 
@@ -129,7 +239,7 @@ class Controller:
         The first comes up with Ray. Another is tried as often as class `node` has restarts;
         raises NodeError after that.
         """
-        if not self._came_up:
+        if not self._came_up and not self.node.supervised:
             self._came_up = True
             return self.node.bring_up(found, self._pump)
         tries = (self.spec.restart.budgets[FailureClass.NODE] or 0) + 1
@@ -158,6 +268,7 @@ class Controller:
             if plan.table is not None:
                 plan.table.check()
             files.create()
+            bell.hang(self.spool.bell(number))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -175,10 +286,12 @@ class Controller:
             resumed_step=way.resumed_step,
             resumed_from=str(chosen.path) if chosen else None,
             digest=chosen.digest if chosen else None,
+            world_size=chosen.world_size if chosen else None,
             port=plan.attempt.port,
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
+            places=plan.places,
             notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
@@ -233,9 +346,12 @@ class Controller:
         for message in self.node.poll(timeout):
             self._take(message)
         self._look()
-        if self.interrupted is not None:
-            reason, self.interrupted = self.interrupted, None
-            raise Interrupted(reason)
+        if self.order is not None:
+            order, self.order = self.order, None
+            raise Interrupted(order)
+        if self.ends_at is not None and time.monotonic() >= self.ends_at:
+            self.ends_at = None
+            raise Interrupted(Order(OrderKind.OVERRUN, "limits.run is over"))
 
     def _take(self, message: Message) -> None:
         kind = message["event"]
@@ -324,16 +440,23 @@ class Controller:
     def _recover(self, way: UnderWay, suspect: Suspect) -> bool:
         """Stop the gang, find out, decide. True: go on with another attempt."""
         seen_at = time.monotonic()
-        self._recorder.record("failing", suspect.cause, state=JobState.STOPPING, rank=suspect.rank)
+        if self.ledger.state is not JobState.STOPPING:
+            self._recorder.record(
+                "failing",
+                suspect.cause,
+                state=JobState.STOPPING,
+                rank=suspect.rank,
+                sign=suspect.sign.value,
+                at=suspect.at,
+                stepped_before=self.ledger.best_step > 0,
+            )
         self._stop(way, grace=0.0)
-        stepped_before = self.ledger.best_step > 0
         self._end_attempt(way)
         decision = self._judge.judge(
             way,
             suspect,
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
-            stepped_before=stepped_before,
             device_faults=self._devices.faults(way.gang.plan.placement),
         )
         self.way = None
@@ -345,6 +468,8 @@ class Controller:
 
     def _refuse(self, error: Unstartable) -> Outcome:
         """A start that cannot be: no process was begun, so there is nothing to stop."""
+        if self.queued and self._recovering and error.failure is FailureClass.DEVICE:
+            return self._return(str(error))
         self._recorder.record(
             "refused", str(error), state=JobState.FAILED, failure=error.failure.value
         )
@@ -370,12 +495,19 @@ class Controller:
             self._recorder.record("note", "processes that do not die", stuck=way.gang.stuck)
 
     def _end_attempt(self, way: UnderWay) -> None:
+        """Record what the attempt was worth, once."""
+        if self.ledger.ended_attempt == self.ledger.attempt:
+            return
         seconds, steps = way.gang.training_seconds()
         # Evidence only: a full disk must not turn one failure into another.
         with contextlib.suppress(OSError):
             write_json(self.directory.attempt(self.ledger.attempt).beats, way.gang.last_beats())
         self._recorder.record(
-            "attempt_ended", seconds=seconds, steps=steps, last_step=max(0, way.gang.last_step)
+            "attempt_ended",
+            seconds=seconds,
+            steps=steps,
+            last_step=max(0, way.gang.last_step),
+            ends=way.gang.ends(),
         )
 
     def _wait(self, delay: float) -> None:
@@ -392,18 +524,60 @@ class Controller:
         self._recorder.record("succeeded", "every rank is done", state=JobState.SUCCEEDED)
         return Outcome.SUCCEEDED
 
-    def _cancel(self, reason: str) -> Outcome:
+    def _halt(self, order: Order) -> Outcome:
         """Stop on request: the gang first, then the record."""
-        if self.way is not None and self.ledger.state in (JobState.STARTING, JobState.RUNNING):
-            self._recorder.record("stopping", reason, state=JobState.STOPPING)
-            self._stop(self.way, grace=_CANCEL_GRACE)
+        if order.kind is OrderKind.DETACH:
+            return Outcome.DETACHED
+        halt = HALTS[order.kind]
+        if self.way is not None and self.ledger.state in _HAS_GANG:
+            if self.ledger.state is not JobState.STOPPING:
+                kind = order.kind.value
+                self._recorder.record(
+                    "stopping",
+                    order.reason,
+                    state=JobState.STOPPING,
+                    order=kind,
+                    preempts=order.preempts,
+                )
+            if halt.saves:
+                self._let_save(self.way, halt.saves)
+            self._stop(self.way, grace=_TERM_GRACE)
             self._end_attempt(self.way)
             self._keeper.settle()
-        self._recorder.record("cancelled", reason, state=JobState.CANCELLED)
-        return Outcome.CANCELLED
+        self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
+        return _OUTCOMES[halt.state]
+
+    def _let_save(self, way: UnderWay, patience: float) -> None:
+        """Have the ranks write a checkpoint and leave, if they all can; not for ever."""
+        views = way.gang.views
+        if not all(view.beat is not None and view.beat.stops for view in views):
+            return
+        try:
+            bell.ring(self.spool.bell(self.ledger.attempt))
+        except OSError as error:
+            self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
+            return
+        deadline = time.monotonic() + patience
+        while self.node.supervised and time.monotonic() < deadline:
+            exits = [view.exit for view in way.gang.views]
+            if all(exits) or any(one and one.code not in _ORDERLY for one in exits):
+                return
+            for message in self.node.poll(_TICK):
+                self._take(message)
+            self._look()
+
+    def _return(self, reason: str) -> Outcome:
+        """Go back into the queue, before those that were never started."""
+        if self.ledger.state is not JobState.QUEUED:
+            self._recorder.record("requeued", reason, state=JobState.QUEUED)
+        else:
+            self._recorder.record("waiting", reason)
+        return Outcome.WAITS
 
     def _lose_node(self, error: NodeError) -> Outcome:
         """The node is of no use any more; what was running on it has ended with it."""
+        if self.queued and self.ledger.state in (JobState.QUEUED, JobState.RECOVERING):
+            return self._return(str(error))
         if self.ledger.state in (JobState.STARTING, JobState.RUNNING):
             self._recorder.record("failing", str(error), state=JobState.STOPPING)
         self._recorder.record("node_failed", str(error), state=JobState.FAILED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.allocate import Placement, Refusal, allocate
 from cluster.ascend.place import NoSuchNode
@@ -43,9 +43,16 @@ class Devices:
     """Finds and chooses devices for one run; `pump` is how the controller passes time."""
 
     def __init__(
-        self, spec: JobSpec, find: Callable[[], Found], recorder: Recorder, pump: Pump
+        self,
+        spec: JobSpec,
+        find: Callable[[], Found],
+        recorder: Recorder,
+        pump: Pump,
+        placement: Placement | None = None,
     ) -> None:
+        """`placement` is where a queue has put the run, which stays there while it can."""
         self._spec = spec
+        self._given = placement
         self._find = find
         self._recorder = recorder
         self._pump = pump
@@ -57,6 +64,12 @@ class Devices:
         """Begin no other look, and let other runs have the devices."""
         self._worker.shutdown(wait=False, cancel_futures=True)
         self._leases.release()
+
+    def hold(self, placement: Placement, simulated: str) -> None:
+        """Keep the devices of a gang that runs already; `simulated`: of that rehearsal node."""
+        self._given = placement
+        if not self._spec.resources.device.is_slot:
+            self._leases.take([one.device for one in placement.assignments], simulated)
 
     def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
@@ -119,10 +132,28 @@ class Devices:
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
+        given = self._stay(found, {**blamed, **found.withheld})
+        if given is not None:
+            return given
         chosen = self._leased(found, {**blamed, **found.withheld})
         if isinstance(chosen, Refusal) and blamed:
             return self._leased(found, found.withheld)
         return chosen
+
+    def _stay(self, found: Found, withheld: Mapping[str, str]) -> Placement | None:
+        """The place that was given, if all of it can be had still."""
+        if self._given is None:
+            return None
+        if self._spec.resources.device.is_slot:
+            return self._given
+        here = {device.key: device for device in found.devices if device.key not in withheld}
+        keys = [one.device.key for one in self._given.assignments]
+        if any(key not in here for key in keys):
+            return None
+        if self._leases.take([here[key] for key in keys], found.simulated):
+            return None
+        moved = (replace(one, device=here[one.device.key]) for one in self._given.assignments)
+        return replace(self._given, assignments=tuple(moved))
 
     def _leased(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
         """A placement on devices that no other run has, and none can have now."""

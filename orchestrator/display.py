@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.controller import Controller
-from orchestrator.found import LOCAL
 from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
-from orchestrator.states import JobState, RankState
-from orchestrator.status import RunView, document, places, view_from_disk
+from orchestrator.panel import FILE_WIDTH, panel, print_incidents, shown
+from orchestrator.states import JobState
+from orchestrator.status import RunView, document
 
 _LIVE_PERIOD = 0.25
 _LINES_PERIOD = 15.0
-_FILE_WIDTH = 140
 _SILENT = frozenset({"warmed", "controller", "attempt_ended", "retired", "created"})
-
-_STYLES = {
-    RankState.TRAINING.value: "green",
-    RankState.SUCCEEDED.value: "bold green",
-    RankState.FAILED.value: "bold red",
-    RankState.HUNG.value: "bold red",
-    RankState.LOST.value: "bold red",
-    RankState.STOPPED.value: "yellow",
-}
 
 
 class Display:
@@ -43,7 +30,7 @@ class Display:
         self._directory = directory
         self._animated = not quiet and sys.stdout.isatty()
         # A file has no width of its own, and a table must not be broken at a guess of 80.
-        width = None if self._animated else _FILE_WIDTH
+        width = None if self._animated else FILE_WIDTH
         self._console = Console(stderr=quiet, highlight=False, width=width)
         self._quiet = quiet
         self._live: Live | None = None
@@ -87,144 +74,15 @@ class Display:
         if now < self._next or self._quiet or controller.way is None:
             return
         self._next = now + (_LIVE_PERIOD if self._live else _LINES_PERIOD)
-        view = live_view(controller)
+        view = controller.view()
         if self._live is not None:
             self._live.update(_panel(view), refresh=True)
         elif view.ranks and any(rank.beat for rank in view.ranks):
             self._console.print(_panel(view))
 
 
-def live_view(controller: Controller) -> RunView:
-    """The view of a run from its controller's memory."""
-    way = controller.way
-    ranks = way.gang.views if way else ()
-    placed = way.gang.plan.to_document()["ranks"] if way else []
-    return RunView(
-        job=controller.spec.name,
-        directory=controller.directory,
-        ledger=controller.ledger,
-        ranks=ranks,
-        places=places(placed),
-        live=True,
-        now=time.monotonic(),
-        observed_at=time.time(),
-    )
-
-
 def _panel(view: RunView) -> Group:
-    summary = document(view)
-    return Group(_headline(summary), rank_table(summary["ranks"]))
-
-
-def _headline(summary: dict[str, Any]) -> Text:
-    total = f"/{summary['steps_total']}" if summary["steps_total"] else ""
-    parts = [
-        f"{summary['job']} {summary['state']}",
-        f"attempt {summary['attempt']}",
-        f"step {_shown(summary['step'])}{total}",
-        f"loss {_shown(summary['loss'], '.3f')}",
-        f"{_shown(summary['images_per_second'], '.1f')} images/s",
-        f"goodput {_shown(summary['goodput'], '.0%')}",
-    ]
-    if summary["checkpoint"]:
-        parts.append(f"checkpoint {summary['checkpoint']['step']}")
-    if summary["simulated"]:
-        parts.append("simulated devices")
-    return Text("  ".join(parts), style="bold")
-
-
-def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One row a rank."""
-    table = Table(
-        "rank", "state", "device", "pid", "CPUs", "step", "step time", "heartbeat", "memory",
-        "failed first",
-        box=None, header_style="bold", pad_edge=False,
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            str(row["rank"]),
-            Text(row["state"], style=_STYLES.get(row["state"], "")),
-            row["device"] or "",
-            _shown(row["pid"]),
-            ",".join(map(str, row["cpus"])),
-            _shown(row["step"]),
-            _seconds(row["step_seconds"]),
-            _seconds(row["heartbeat_age"], " ago"),
-            "" if row["memory"] is None else f"{row['memory'] / 1e9:.2f} GB",
-            str(row["first_failures"] or ""),
-        )
-    return table
-
-
-def _where(row: dict[str, Any]) -> str:
-    """The device, with the node that it is of unless that is this machine."""
-    if row["device"] is None:
-        return ""
-    return row["device"] if row["node"] == LOCAL else f"{row['node']}/{row['device']}"
-
-
-def print_status(view: RunView, *, ranks: bool) -> None:
-    """`muster status` for a person."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
-    summary = document(view)
-    console.print(_headline(summary))
-    console.print(f"reason: {summary['reason']}", soft_wrap=True)
-    console.print(f"run directory: {summary['run_dir']}", soft_wrap=True)
-    if ranks:
-        console.print(rank_table(summary["ranks"]))
-
-
-def watch_run(directory: RunDirectory) -> None:
-    """`muster status -w`: until the run has ended."""
-    with Live(auto_refresh=False) as live:
-        while True:
-            view = view_from_disk(directory)
-            live.update(_panel(view), refresh=True)
-            if view.state.terminal:
-                return
-            time.sleep(_LIVE_PERIOD)
-
-
-def print_incidents(incidents: Sequence[dict[str, Any]]) -> None:
-    """Failures with the split of the way back."""
-    console = Console(highlight=False)
-    if not incidents:
-        console.print("no incident")
-    for number, one in enumerate(incidents, 1):
-        _print_incident(console, number, one)
-
-
-_SPLIT = (
-    ("seen", "detected_after"),
-    ("gang stopped", "stopped_after"),
-    ("next attempt allocated", "allocated_after"),
-    ("ranks joined", "joined_after"),
-    ("state loaded", "loaded_after"),
-    ("graph compiled", "compiled_after"),
-    ("first new step", "first_step_after"),
-)
-
-
-def _print_incident(console: Console, number: int, one: dict[str, Any]) -> None:
-    who = "" if one["rank"] is None else f"rank {one['rank']} on {_where(one)}: "
-    console.print(
-        f"[bold]incident {number}[/] attempt {one['attempt']}: {who}{one['cause']}; "
-        f"class {one['class']} by rule: {one['rule']}",
-        soft_wrap=True,
-    )
-    for line in one["evidence"][1:]:
-        console.print(Text(f"    {line}", style="dim"), soft_wrap=True)
-    console.print(f"  decision: {one['decision']}; budget left: {one['budget_left']}")
-    table = Table("", "after the fault", "took", box=None, pad_edge=True)
-    before = 0.0
-    for name, key in _SPLIT:
-        after = one[key]
-        if after is not None:
-            table.add_row(name, f"{after:.2f} s", f"{max(0.0, after - before):.2f} s")
-            before = after
-    console.print(table)
-    if one["steps_lost"] is not None:
-        console.print(f"  steps trained again: {one['steps_lost']}")
+    return panel(document(view))
 
 
 def print_end(view: RunView) -> None:
@@ -241,7 +99,7 @@ def print_end(view: RunView) -> None:
     verdict = f"{view.job} {view.state.value}: {view.reason}"
     console.print(Text(verdict, style="bold green" if good else "red"), soft_wrap=True)
     root = view.directory.root
-    console.print(f"attempts {summary['attempt']}, goodput {_shown(summary['goodput'], '.0%')}")
+    console.print(f"attempts {summary['attempt']}, goodput {shown(summary['goodput'], '.0%')}")
     console.print(
         f"logs         {view.directory.attempt(max(1, summary['attempt'])).logs}", soft_wrap=True
     )
@@ -263,11 +121,3 @@ def reports(view: RunView) -> list[Path]:
     if not view.ledger.attempt:
         return []
     return sorted(view.directory.attempt(view.ledger.attempt).reports.glob("*.txt"))
-
-
-def _shown(value: Any, form: str = "") -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _seconds(value: float | None, suffix: str = "") -> str:
-    return "" if value is None else f"{value:.2f} s{suffix}"

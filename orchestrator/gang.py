@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Gang:
         self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._begun_at = time.monotonic()
         self._seen_at = self._begun_at
+        self.looked_at = False
+        """Whether the supervisor has told how the ranks are."""
         self.stopped_at: float | None = None
         self.stuck: list[dict[str, Any]] = []
 
@@ -48,6 +51,14 @@ class Gang:
         handler = getattr(self, f"_on_{message['event']}", None)
         if handler is not None:
             handler(message)
+
+    def began(self, ago: float) -> None:
+        """It was begun by another controller, that many seconds ago."""
+        self._begun_at = time.monotonic() - ago
+
+    def restore(self, views: Iterable[RankView]) -> None:
+        """Take what is known from disk of ranks that nobody watches any more."""
+        self._ranks.update({view.rank: view for view in views})
 
     def _on_started(self, message: Message) -> None:
         self._change(
@@ -70,8 +81,11 @@ class Gang:
         if beat.failed:
             self._read_error(message["rank"])
 
-    def _on_tick(self, message: Message) -> None:
+    def _on_look(self, message: Message) -> None:
+        for one in message["seen"]:
+            self.take(one)
         self._seen_at = message["at"]
+        self.looked_at = True
 
     def _on_signs(self, message: Message) -> None:
         self._change(
@@ -128,6 +142,20 @@ class Gang:
     def pids(self) -> list[list[int | None]]:
         """Rank, pid and start time of every process, for the journal."""
         return [[view.rank, view.pid, view.start_time] for view in self.views]
+
+    def ends(self) -> list[list[Any]]:
+        """Rank, state, pid, start time, exit code and signal of every rank, for the record."""
+        return [
+            [
+                view.rank,
+                view.state().value,
+                view.pid,
+                view.start_time,
+                view.exit.code if view.exit else None,
+                view.exit.signal if view.exit else None,
+            ]
+            for view in self.views
+        ]
 
     @property
     def started(self) -> bool:

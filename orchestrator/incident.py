@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.gang import Gang
 from orchestrator.health import Suspect
 from orchestrator.policy import Decision, Finding
+from orchestrator.states import FailureClass
 
 _PARTS = {"joined_after": "join", "loaded_after": "load", "compiled_after": "compile"}
 """A part of the way back is over when the last rank has left its phase."""
@@ -54,6 +56,12 @@ def opened(
         "budget_left": None,
         "free": finding.free,
     }
+
+
+def finding_of(document: Mapping[str, Any]) -> Finding:
+    """What an incident was found to be, for a controller that has to decide upon it anew."""
+    failure = FailureClass(document["class"])
+    return Finding(failure, document["rule"], free=document["free"])
 
 
 def decided(decision: Decision) -> dict[str, Any]:

@@ -56,19 +56,15 @@ class Journal:
     ) -> Event:
         """Record an event, with the move of the job that it explains, as one line."""
         event = Event(time.time(), kind, attempt, state, reason, data)
-        line = {
-            "time": event.time,
-            "kind": kind,
-            "attempt": attempt,
-            **({"state": state.value} if state else {}),
-            "reason": reason,
-            **({"data": data} if data else {}),
-        }
         try:
-            self._append(line)
+            self._append(document_of(event))
         except OSError as error:
             raise JournalError(f"{self._path}: {error.strerror or error}") from error
         return event
+
+    def events(self) -> list[Event]:
+        """All events, those included that others have added."""
+        return read_events(self._path)
 
     def _append(self, line: dict[str, Any]) -> None:
         try:
@@ -85,6 +81,18 @@ class Journal:
         return True
 
 
+def document_of(event: Event) -> dict[str, Any]:
+    """An event as the line of a journal."""
+    return {
+        "time": event.time,
+        "kind": event.kind,
+        "attempt": event.attempt,
+        **({"state": event.state.value} if event.state else {}),
+        "reason": event.reason,
+        **({"data": event.data} if event.data else {}),
+    }
+
+
 def keep_reserve(path: Path, size: int = 1 << 18) -> None:
     """Fill the reserve with real blocks. Raises OSError when there is no room even now."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -94,8 +102,8 @@ def keep_reserve(path: Path, size: int = 1 << 18) -> None:
         os.close(descriptor)
 
 
-def append_line(path: Path, document: dict[str, Any]) -> None:
-    """Append one JSON line with a single write and make it durable.
+def append_line(path: Path, document: dict[str, Any], *, durable: bool = True) -> None:
+    """Append one JSON line with a single write and, unless it is a copy, make it durable.
 
     A torn last line, left by a crash or a full disk, is closed off first: readers skip it.
     """
@@ -108,7 +116,8 @@ def append_line(path: Path, document: dict[str, Any]) -> None:
         written = os.write(descriptor, line)
         if written != len(line):
             raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted", str(path))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

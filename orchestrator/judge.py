@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,8 +23,11 @@ from orchestrator.states import JobState
 class Judge:
     """Turns a suspect into an incident and a decision, both in the journal."""
 
-    def __init__(self, spec: JobSpec, recorder: Recorder, keeper: CheckpointKeeper) -> None:
+    def __init__(
+        self, spec: JobSpec, recorder: Recorder, keeper: CheckpointKeeper, job: str
+    ) -> None:
         self._spec = spec
+        self._job = job
         self._recorder = recorder
         self._keeper = keeper
         self._oom_kills: int | None = None
@@ -40,13 +44,16 @@ class Judge:
         files: AttemptDirectory,
         *,
         seen_at: float,
-        stepped_before: bool,
         device_faults: Mapping[int, str],
     ) -> Decision:
-        """The decision about a failed attempt. `stepped_before`: an earlier one made a step.
+        """The decision about a failed attempt.
 
         `device_faults`: what is wrong with the devices of ranks, by their tools, now.
         """
+        ledger = self._recorder.ledger
+        if ledger.judged_attempt == ledger.attempt:
+            return self._decide(incident.finding_of(ledger.incidents[-1]))
+        stepped_before = bool(ledger.suspect and ledger.suspect["stepped_before"])
         suspect = _blame(way, suspect)
         view = way.gang.view(suspect.rank)
         found = evidence.collect(
@@ -70,7 +77,7 @@ class Judge:
         lost = self.open_fault.steps_before if self.open_fault else 0
         self.open_fault = OpenFault(fault_at, max(lost, way.gang.last_step))
         document = incident.opened(
-            job=self._spec.name,
+            job=self._job,
             attempt=self._recorder.ledger.attempt,
             suspect=blamed,
             finding=finding,
@@ -82,6 +89,14 @@ class Judge:
         )
         self._recorder.record("failure", _headline(blamed, finding), **document)
         return self._decide(finding)
+
+    def reopen(self) -> None:
+        """Remember the failure whose way back another controller has begun."""
+        ledger = self._recorder.ledger
+        last = ledger.incidents[-1] if ledger.incidents else None
+        if last is not None and last["first_step_after"] is None:
+            age = time.time() - last["fault_at"]
+            self.open_fault = OpenFault(time.monotonic() - age, ledger.best_step)
 
     def note_recovered(self, way: UnderWay) -> None:
         """The first new step of every rank closes the incident."""

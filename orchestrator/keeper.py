@@ -7,7 +7,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from orchestrator.attempt import Unstartable
-from orchestrator.checkpoints import Broken, Verified
+from orchestrator.checkpoints import Broken, Verified, catalogue, verify
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.states import FailureClass
@@ -17,7 +17,16 @@ from orchestrator.vault import Tended, Vault
 class CheckpointKeeper:
     """Verification and retention beside the training; choice and quarantine between attempts."""
 
-    def __init__(self, directory: RunDirectory, recorder: Recorder, *, keep: int) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        recorder: Recorder,
+        *,
+        keep: int,
+        after: RunDirectory | None = None,
+    ) -> None:
+        """`after` is the run whose state this one starts from while it has none of its own."""
+        self._after = after
         self._directory = directory
         self._recorder = recorder
         self._vault = Vault(directory, keep=keep)
@@ -78,7 +87,28 @@ class CheckpointKeeper:
                 "no checkpoint of this run can be used, and it will not start from scratch by "
                 f"itself; the broken ones are in {self._directory.quarantine}",
             )
-        return chosen
+        return chosen or self._inherited()
+
+    def _inherited(self) -> Verified | None:
+        """What the run before this one has left, whatever its world size; nothing there is moved.
+
+        Raises Unstartable when it has left nothing that verifies.
+        """
+        if self._after is None:
+            return None
+        problems = []
+        for checkpoint in catalogue(self._after.checkpoints):
+            try:
+                result = verify(checkpoint)
+            except OSError as error:
+                problems.append(f"{checkpoint.path}: {error}")
+                continue
+            if isinstance(result, Verified):
+                return result
+            problems.append(f"{result.path}: {result.reason}")
+        told = "; ".join(problems) or f"there is none in {self._after.checkpoints}"
+        reason = f"no checkpoint of the run in `after` can be used: {told}"
+        raise Unstartable(FailureClass.USER, reason)
 
     def quarantine(self, broken: Broken) -> None:
         """Move a checkpoint aside for good. Raises Unstartable if it cannot be moved."""

@@ -7,6 +7,8 @@ A run directory explains itself at any instant:
     job.yaml            the job as it was given
     spec.json           the job as it was understood, with every default
     events.jsonl        what happened and what was decided, append only
+    submitted.json      of which job of which head this is the run; absent of a local run
+    then/               the run directory of the job in `then:`, where it was run here
     live.json           who drives the run now (process, spool), while somebody does
     lock                held by that process
     reserve             room for last words: given up when the disk is full
@@ -49,6 +51,9 @@ from typing import Any
 HOME_VARIABLE = "MUSTER_HOME"
 """Names the directory of what is remembered of this machine; not to be shared between machines."""
 
+SHARED_RAY = Path("/nonexistent/muster-shared-ray")
+"""Stands for the directory of Ray in a spool whose run has no Ray of its own."""
+
 _TMPFS = Path("/dev/shm")
 
 
@@ -85,6 +90,16 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def submitted(self) -> Path:
+        """Which job of which head it is the run of; only of submitted jobs."""
+        return self.root / "submitted.json"
+
+    @property
+    def then(self) -> Path:
+        """The run directory of the job that follows, when it is run here."""
+        return self.root / "then"
 
     @property
     def quarantine(self) -> Path:
@@ -175,12 +190,14 @@ class Spool:
     ray: Path
 
     @classmethod
-    def create(cls) -> Spool:
-        """A new private spool; heartbeats on tmpfs where there is one."""
+    def create(cls, ray: Path | None = None) -> Spool:
+        """A new private spool; heartbeats on tmpfs where there is one.
+
+        `ray` is the directory of a Ray that is not the run's own, which stays when the run ends.
+        """
         root = Path(tempfile.mkdtemp(prefix="muster-", dir=_spool_base()))
         # Ray puts Unix sockets deep below its directory: the path must stay short.
-        ray = Path(tempfile.mkdtemp(prefix="muster-ray-"))
-        return cls(root, ray)
+        return cls(root, ray or Path(tempfile.mkdtemp(prefix="muster-ray-")))
 
     @property
     def socket(self) -> Path:
@@ -189,6 +206,15 @@ class Spool:
     @property
     def owner(self) -> Path:
         return self.root / "owner.json"
+
+    def bell(self, attempt: int) -> Path:
+        """What tells the ranks of an attempt to save themselves and leave."""
+        return self.root / f"{attempt:03d}.bell"
+
+    @property
+    def user(self) -> Path:
+        """Which supervisor uses it."""
+        return self.root / "supervisor.json"
 
     def heartbeat(self, attempt: int, rank: int) -> Path:
         return self.root / f"{attempt:03d}-{rank}.beat"
@@ -217,7 +243,7 @@ class Spool:
     def remove(self) -> None:
         """Remove what is left; safe to call twice and from two processes."""
         for directory in (self.root, self.ray):
-            if directory.name.startswith("muster-"):
+            if directory.name.startswith("muster-") and directory != SHARED_RAY:
                 shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -270,6 +296,10 @@ class Home:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def queues(self) -> Path:
+        return self.root / "queues.yaml"
 
 
 def _home(environment: Mapping[str, str]) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.journal import Event
+from orchestrator.orders import Order, OrderKind
 from orchestrator.policy import History
 from orchestrator.states import FailureClass, JobState
 
@@ -26,7 +27,23 @@ class Ledger:
     attempt: int = 0
     resumed_step: int = 0
     pids: list[list[int]] = field(default_factory=list)
-    supervisor: dict[str, int] | None = None
+    places: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Node and device (`kind:index`) of every rank of the newest attempt."""
+    supervisor: dict[str, Any] | None = None
+    """Its identity: pid, start_time, boot_id."""
+    spool: dict[str, str] | None = None
+    entered_at: float | None = None
+    """When a controller last took it out of the queue; one that adopts it does not count."""
+    attempt_at: float | None = None
+    chosen: dict[str, Any] | None = None
+    """What the newest attempt resumes from: path, step, digest, world_size; None: fresh."""
+    suspect: dict[str, Any] | None = None
+    """What the newest attempt is failing of, until it is judged."""
+    order: Order | None = None
+    """What a person or the head wants of a job and has not got yet."""
+    ended_attempt: int = 0
+    judged_attempt: int = 0
+    proven_attempt: int = 0
     sources: str = ""
     best_step: int = 0
     best_at_last_failure: int = 0
@@ -55,6 +72,8 @@ class Ledger:
             self.state = event.state
             self.reason = event.reason
             self.ended_at = event.time if event.state.terminal else None
+            if not event.state.holds_devices:
+                self.order = None
         handler = _HANDLERS.get(event.kind)
         if handler is not None:
             handler(self, event)
@@ -86,12 +105,26 @@ def fold(events: Iterable[Event]) -> Ledger:
 def _controller(ledger: Ledger, event: Event) -> None:
     ledger.run_id = event.data["run_id"]
     ledger.epoch = event.data["epoch"]
+    ledger.spool = event.data.get("spool")
+    if event.state is not None:
+        ledger.entered_at = event.time
     if event.data.get("forgive"):
-        # A person looked at it and started it again: the budgets are fresh.
-        ledger.charged.clear()
-        ledger.without_gain = ledger.failures_in_a_row = 0
-        ledger.sources = ""
-        ledger.blamed.clear()
+        _forgive(ledger, event)
+
+
+def _forgive(ledger: Ledger, _: Event) -> None:
+    """A person looked at it and started it again: the budgets are fresh."""
+    ledger.charged.clear()
+    ledger.without_gain = ledger.failures_in_a_row = 0
+    ledger.sources = ""
+    ledger.blamed.clear()
+
+
+def _requeued(ledger: Ledger, event: Event) -> None:
+    if event.data.get("preempted"):
+        preemption = FailureClass.PREEMPTION
+        ledger.charged[preemption] = ledger.charged.get(preemption, 0) + 1
+        ledger.restarts[preemption.value] = ledger.restarts.get(preemption.value, 0) + 1
 
 
 def _attempt(ledger: Ledger, event: Event) -> None:
@@ -99,6 +132,17 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.resumed_step = event.data["resumed_step"]
     ledger.sources = event.data["sources"]
     ledger.pids = []
+    ledger.attempt_at = event.time
+    ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
+    ledger.suspect = ledger.order = None
+    ledger.chosen = None
+    if event.data.get("resumed_from"):
+        ledger.chosen = {
+            "path": event.data["resumed_from"],
+            "step": event.data["resumed_step"],
+            "digest": event.data["digest"],
+            "world_size": event.data.get("world_size", 0),
+        }
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
@@ -117,7 +161,22 @@ def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
     return first, kept, seconds * (kept - first + 1) / (end - first + 1)
 
 
+def _failing(ledger: Ledger, event: Event) -> None:
+    ledger.suspect = {"cause": event.reason, **event.data}
+
+
+def _ordered(ledger: Ledger, event: Event) -> None:
+    order = event.data.get("order")
+    preempts = event.data.get("preempts", False)
+    ledger.order = Order(OrderKind(order), event.reason, preempts) if order else None
+
+
+def _resumed(ledger: Ledger, event: Event) -> None:
+    ledger.proven_attempt = event.attempt
+
+
 def _attempt_ended(ledger: Ledger, event: Event) -> None:
+    ledger.ended_attempt = event.attempt
     steps, last = event.data["steps"], event.data["last_step"]
     if steps:
         ledger.trained.append((last - steps + 1, last, event.data["seconds"]))
@@ -126,6 +185,7 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
 
 def _failure(ledger: Ledger, event: Event) -> None:
     data = event.data
+    ledger.judged_attempt = event.attempt
     failure = FailureClass(data["class"])
     if ledger.best_step > ledger.best_at_last_failure:
         ledger.without_gain = 0
@@ -173,7 +233,7 @@ def _retired(ledger: Ledger, event: Event) -> None:
 
 
 def _supervisor(ledger: Ledger, event: Event) -> None:
-    ledger.supervisor = {"pid": event.data["pid"], "start_time": event.data["start_time"]}
+    ledger.supervisor = {key: event.data[key] for key in ("pid", "start_time", "boot_id")}
 
 
 def _running(ledger: Ledger, event: Event) -> None:
@@ -193,6 +253,10 @@ _HANDLERS = {
     "attempt": _attempt,
     "supervisor_started": _supervisor,
     "running": _running,
+    "failing": _failing,
+    "stopping": _ordered,
+    "ordered": _ordered,
+    "resumed": _resumed,
     "attempt_ended": _attempt_ended,
     "failure": _failure,
     "decision": _decision,
@@ -202,4 +266,6 @@ _HANDLERS = {
     "retired": _retired,
     "drill": _drill,
     "waiting": _waiting,
+    "again": _forgive,
+    "requeued": _requeued,
 }

@@ -94,7 +94,11 @@ class Link:
 
 
 def listen(path: Path) -> socket.socket:
-    """A listening Unix socket in a private directory, non-blocking."""
+    """A listening Unix socket in a private directory, non-blocking.
+
+    It takes the place of one that a killed predecessor left there.
+    """
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o600)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator import drill, processes
+from orchestrator import drill, ownership
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
 from orchestrator.found import find_nodes
 from orchestrator.journal import Event, Journal, JournalError, keep_reserve, read_events
-from orchestrator.launch import MARK
-from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
+from orchestrator.layout import RunDirectory, Spool, write_bytes, write_json
 from orchestrator.ledger import fold
 from orchestrator.node import LocalNode
+from orchestrator.orders import Order, OrderKind
+from orchestrator.private_ray import PrivateRay
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
-
-_STALE_AFTER = 60.0
-_LOCK_PATIENCE = 1.0
-_CLEAR_TIMEOUT = 5.0
 
 
 class RunError(RuntimeError):
@@ -74,11 +68,13 @@ def drive(
 
     `by_hand`: a person starts it again, so budgets are fresh and changed code is taken.
     """
-    remove_stale_spools()
+    ownership.remove_stale_spools()
     try:
-        with _lock(directory), _spool(directory) as spool:
+        with ownership.driving(directory), _spool(directory) as spool:
             keep_reserve(directory.reserve)
             return _drive(directory, spec, watcher, spool, faults, by_hand=by_hand)
+    except ownership.InHands as error:
+        raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(f"{error.filename or directory.root}: {error.strerror or error}") from error
     except JournalError as error:
@@ -95,15 +91,16 @@ def _drive(
     by_hand: bool,
 ) -> Outcome:
     epoch, run_id = _enter(directory, by_hand=by_hand)
-    _own(spool, directory, run_id)
+    ownership.own(spool, directory, run_id)
     node = LocalNode(
-        job=spec.name,
+        ray=PrivateRay(job=f"{spec.name}-{run_id}", directory=directory, spool=spool),
         run_id=run_id,
         epoch=epoch,
         directory=directory,
         spool=spool,
         environment=os.environ,
     )
+    limit = spec.limits.run
     controller = Controller(
         spec=spec,
         directory=directory,
@@ -112,11 +109,13 @@ def _drive(
         find=partial(find_nodes, spec.resources.device, os.environ),
         environment=os.environ,
         watcher=watcher,
+        log=Journal(directory.events, directory.reserve),
         faults=list(faults),
+        ends_at=None if limit is None else time.monotonic() + limit,
     )
     write_json(
         directory.live,
-        {**_me(), "spool": spool.to_document(), "epoch": epoch, "run_id": run_id},
+        {**ownership.me(), "spool": spool.to_document(), "epoch": epoch, "run_id": run_id},
     )
     with _interruptible(controller):
         try:
@@ -137,7 +136,7 @@ def _enter(directory: RunDirectory, *, by_hand: bool) -> tuple[int, str]:
             attempt=ledger.attempt,
             state=JobState.STOPPING,
         )
-    run_id = ledger.run_id or secrets.token_hex(8)
+    run_id = ledger.run_id or ownership.new_run_id()
     reason = "resumed by hand" if by_hand else f"controller epoch {ledger.epoch + 1}"
     journal.append(
         "controller",
@@ -147,75 +146,19 @@ def _enter(directory: RunDirectory, *, by_hand: bool) -> tuple[int, str]:
         run_id=run_id,
         epoch=ledger.epoch + 1,
         forgive=by_hand,
-        **_me(),
+        **ownership.me(),
     )
     return ledger.epoch + 1, run_id
-
-
-def _me() -> dict[str, object]:
-    identity = processes.identify(os.getpid())
-    return asdict(identity) if identity else {"pid": os.getpid()}
-
-
-@contextmanager
-def _lock(directory: RunDirectory) -> Iterator[None]:
-    descriptor = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        _take_lock(descriptor)
-    except BlockingIOError:
-        os.close(descriptor)
-        live = read_json(directory.live) or {}
-        who = f"process {live['pid']}" if "pid" in live else "another process"
-        raise RunError(f"{directory.root} is being driven by {who} now") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take_lock(descriptor: int) -> None:
-    """Lock, trying again for a second: `status` holds it for a moment to see who drives."""
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
 
 
 @contextmanager
 def _spool(directory: RunDirectory) -> Iterator[Spool]:
     spool = Spool.create()
     try:
-        _own(spool, directory, "")
+        ownership.own(spool, directory, "")
         yield spool
     finally:
         spool.remove()
-
-
-def _own(spool: Spool, directory: RunDirectory, run_id: str) -> None:
-    """Leave word whose spool it is, for whoever finds it after we were killed."""
-    word = {"ray": str(spool.ray), "run_dir": str(directory.root), "run_id": run_id}
-    write_json(spool.owner, {**_me(), **word})
-
-
-def remove_stale_spools() -> None:
-    """Take away what a run left whose controller and supervisor were both killed."""
-    for spool in Spool.all():
-        owner = read_json(spool.owner) or {}
-        identity = processes.Identity(
-            owner.get("pid", 0), owner.get("start_time", 0), owner.get("boot_id", "")
-        )
-        try:
-            old = time.time() - spool.owner.stat().st_mtime > _STALE_AFTER
-        except OSError:
-            continue  # it is just ending
-        if old and not identity.alive():
-            processes.clear_marked(MARK, owner.get("run_id", "none"), _CLEAR_TIMEOUT)
-            shutil.rmtree(spool.ray, ignore_errors=True)
-            spool.remove()
 
 
 @contextmanager
@@ -223,7 +166,8 @@ def _interruptible(controller: Controller) -> Iterator[None]:
     """SIGINT and SIGTERM end the run in order; a second one changes nothing."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        controller.interrupted = f"stopped by {signal.Signals(number).name}"
+        reason = f"stopped by {signal.Signals(number).name}"
+        controller.order = Order(OrderKind.CANCEL, reason)
 
     before = {
         number: signal.signal(number, interrupt)

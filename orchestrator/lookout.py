@@ -27,7 +27,7 @@ class Lookout:
         self._whose = {"attempt": attempt, "rank": launch.rank}
         self._pid = pid
         self._sequence = 0
-        self._state = ""
+        self._state: str | None = ""  # None: nobody was told
         self._log_size = 0
         self._log_at = now
 
@@ -35,6 +35,16 @@ class Lookout:
         """What has changed since the last look."""
         yield from self.beats()
         yield from self._signs()
+
+    def forget(self) -> None:
+        """Somebody new looks on: everything is news again."""
+        self._sequence = 0
+        self._state = None
+
+    def last_words(self) -> Iterator[Message]:
+        """The last heartbeat of a process that has ended, whoever has heard it."""
+        self._sequence = 0
+        yield from self.beats()
 
     def beats(self) -> Iterator[Message]:
         """The newest heartbeat, if there is a newer one."""

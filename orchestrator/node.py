@@ -18,11 +18,11 @@ from cluster.ray_client import Start
 from cluster.reservation import resources_of
 from orchestrator import processes
 from orchestrator.found import Found
+from orchestrator.job_ray import NodeError, NodeRay, Pump
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Link, Message, listen
 from orchestrator.plan import LaunchPlan, user_environment
-from orchestrator.private_ray import NodeError, PrivateRay, Pump
 
 __all__ = ["LocalNode", "NodeError"]
 
@@ -37,25 +37,36 @@ class LocalNode:
     def __init__(
         self,
         *,
-        job: str,
+        ray: NodeRay,
         run_id: str,
         epoch: int,
         directory: RunDirectory,
         spool: Spool,
         environment: Mapping[str, str],
+        outlives: bool = False,
     ) -> None:
+        """`outlives`: the supervisor and its ranks outlive this process, as those of a head do."""
         self._run_id = run_id
+        self._outlives = outlives
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
         self._environment = user_environment(environment)
         self._listener = listen(spool.socket)
         self._link: Link | None = None
-        self._ray = PrivateRay(job=f"{job}-{run_id}", directory=directory, spool=spool)
+        self._newcomers: list[Link] = []
+        self._ray = ray
+        self._watched_ray = False
         self._port: PortLease | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
+        if outlives:
+            self._watch_ray()
         self.supervisor_pid: int | None = None
+        self.pace = 0.0
+        """Seconds between two looks of the supervisor; less than it can: as often as it can."""
+        self.started_attempt = 0
+        """The newest attempt that the supervisor has been told to start; 0: none."""
 
     # -- coming up --------------------------------------------------------------------------
 
@@ -65,8 +76,20 @@ class LocalNode:
         simulated = bool(found.simulated)
         resources = resources_of(node, found.withheld, simulated=simulated)
         self._ray.start(self._supervisor(), resources, simulated=simulated)
-        self._selector.register(self._ray, selectors.EVENT_READ)
+        self._watch_ray()
         self._wait_ready(pump, _READY_TIMEOUT)
+
+    def _watch_ray(self) -> None:
+        if not self._watched_ray:
+            self._selector.register(self._ray, selectors.EVENT_READ)
+            self._watched_ray = True
+
+    def await_supervisor(self, pump: Pump, timeout: float) -> bool:
+        """Whether a supervisor that an earlier controller started dials in within `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while not self.supervised and time.monotonic() < deadline:
+            pump(0.05)
+        return self.supervised
 
     def _supervisor(self) -> Start:
         argv = (
@@ -74,9 +97,9 @@ class LocalNode:
             "-m",
             "orchestrator.supervisor",
             self._run_id,
-            str(self._spool.socket),
             str(self._directory.root),
             json.dumps(self._spool.to_document()),
+            "service" if self._outlives else "embedded",
         )
         return Start(
             argv=argv,
@@ -112,6 +135,10 @@ class LocalNode:
         """Keep other work of this Ray off the devices of a placement. Raises NodeError."""
         self._ray.reserve(placement, pump)
 
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """The same for a gang that runs already: the Ray that knew of it died with its head."""
+        self._ray.hold(placement, simulated=simulated)
+
     def kill_supervisor(self) -> None:
         """End a supervisor that does not answer any more."""
         if self.supervisor_pid is not None:
@@ -119,11 +146,8 @@ class LocalNode:
         self._drop_link()
 
     def ray_pids(self) -> tuple[int, ...]:
-        """The raylet of this run."""
-        session = str(self._spool.ray)
-        return tuple(
-            pid for pid in processes.mentioning(session) if processes.name_of(pid) == "raylet"
-        )
+        """The raylet of the Ray that this run uses."""
+        return self._ray.raylets()
 
     # -- talking ----------------------------------------------------------------------------
 
@@ -135,6 +159,8 @@ class LocalNode:
                 self._accept()
             elif key.fileobj is self._link:
                 messages += self._from_supervisor()
+            elif isinstance(key.fileobj, Link):
+                messages += self._greet(key.fileobj)
             else:
                 messages += self._from_ray()
         if self._link is not None:
@@ -143,24 +169,45 @@ class LocalNode:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        newcomer = Link(connection)
+        self._newcomers.append(newcomer)
+        self._selector.register(newcomer, selectors.EVENT_READ)
+
+    def _greet(self, newcomer: Link) -> list[Message]:
+        """Hear who dials; a second supervisor is sent away, and has touched nothing by then."""
+        messages = newcomer.receive()
+        if not messages and not newcomer.closed:
+            return []
+        self._selector.unregister(newcomer)
+        self._newcomers.remove(newcomer)
+        if not messages:
+            newcomer.close()
+            return []
+        hello, *others = messages
+        if self.supervisor_pid not in (None, hello["pid"]):
+            newcomer.send({"epoch": self._epoch, "do": "leave"})
+            newcomer.close()
+            return []
         self._drop_link()
-        self._link = Link(connection)
-        self._selector.register(self._link, selectors.EVENT_READ)
+        self._link = newcomer
+        self._selector.register(newcomer, selectors.EVENT_READ)
+        self.supervisor_pid = hello["pid"]
+        self.started_attempt = hello["started_attempt"]
+        self._command({"do": "welcome", "pace": self.pace})
+        text = f"pid {hello['pid']} owns the ranks of this node"
+        told = [{**hello, "event": "supervisor_started", "text": text}, *others]
+        return told if not newcomer.closed else [*told, self._lose_link()]
 
     def _from_supervisor(self) -> list[Message]:
         assert self._link is not None
-        messages = []
-        for message in self._link.receive():
-            if message["event"] == "hello":
-                self.supervisor_pid = message["pid"]
-                text = f"pid {message['pid']} owns the ranks of this node"
-                messages.append({**message, "event": "supervisor_started", "text": text})
-            else:
-                messages.append(message)
+        messages = self._link.receive()
         if self._link.closed:
-            self._drop_link()
-            messages.append({"event": "supervisor_lost", "at": time.monotonic()})
+            messages.append(self._lose_link())
         return messages
+
+    def _lose_link(self) -> Message:
+        self._drop_link()
+        return {"event": "supervisor_lost", "at": time.monotonic()}
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -173,6 +220,7 @@ class LocalNode:
         messages = self._ray.messages(supervised=self.supervised)
         if self._ray.ended:
             self._selector.unregister(self._ray)
+            self._watched_ray = False
         return messages
 
     def _command(self, message: Message) -> None:
@@ -203,6 +251,11 @@ class LocalNode:
 
     # -- going down -------------------------------------------------------------------------
 
+    def detach(self) -> None:
+        """End the conversation and nothing else: the ranks wait for the next controller."""
+        self._drop_link()
+        self._close_descriptors()
+
     def close(self) -> None:
         """End the supervisor, what it owns, and Ray; nothing of the run is left after it."""
         supervisor = self.supervisor_pid
@@ -215,10 +268,15 @@ class LocalNode:
         # A supervisor that was killed cannot clear what escaped it; its ranks' children may.
         processes.clear_marked(MARK, self._run_id, _CLEAR_TIMEOUT)
         self._drop_link()
+        self._close_descriptors()
+        self._spool.remove()
+
+    def _close_descriptors(self) -> None:
         self.release_port()
+        for newcomer in self._newcomers:
+            newcomer.close()
         self._listener.close()
         self._selector.close()
-        self._spool.remove()
 
     def _await_end(self, pid: int) -> None:
         deadline = time.monotonic() + _CLOSE_TIMEOUT

@@ -96,6 +96,12 @@ class LaunchPlan:
         return {rank.assignment.rank: rank.assignment.device.index for rank in self.ranks}
 
     @property
+    def places(self) -> list[list[Any]]:
+        """Rank, node and device of every rank, for the record."""
+        placed = (rank.assignment for rank in self.ranks)
+        return [[a.rank, a.node, f"{a.device.kind.value}:{a.device.index}"] for a in placed]
+
+    @property
     def processes(self) -> tuple[ProcessPlan, ...]:
         """All processes, the scheduler first: ranks look for it at once."""
         ranks = tuple(rank.process for rank in self.ranks)
@@ -136,6 +142,59 @@ class LaunchPlan:
             "env": dict(self.scheduler_environment),
             "log": self.scheduler.log,
         }
+
+
+def written_down(document: Mapping[str, Any], run_id: str) -> LaunchPlan:
+    """The plan of an attempt that was started, as far as its document has it.
+
+    Enough to watch the attempt, to judge it and to know its devices. What the ranks inherited
+    was not written down, so nothing can be started from it.
+    """
+    resume_from = document["resume_from"]
+    scheduler = document["scheduler"] or {}
+    return LaunchPlan(
+        job=document["job"],
+        attempt=Attempt(
+            document["attempt"],
+            run_id,
+            Path(resume_from) if resume_from else None,
+            scheduler.get("port"),
+        ),
+        ranks=tuple(map(_written_rank, document["ranks"])),
+        scheduler=None,
+        scheduler_environment={},
+        fork_server=None,
+        notes=tuple(document["notes"]),
+        simulated=document["simulated_node"] or "",
+    )
+
+
+def _written_rank(document: Mapping[str, Any]) -> RankPlan:
+    kind, _, index = document["device"].partition(":")
+    environment = document["env"]
+    assignment = Assignment(
+        rank=document["rank"],
+        node=document["node"],
+        device=Device(DeviceKind(kind), document["node"], int(index), uuid=document.get("uuid")),
+        local_rank=int(environment["LOCAL_RANK"]),
+        cpus=tuple(document["cpus"]),
+        threads=int(environment["OMP_NUM_THREADS"]),
+    )
+    process = ProcessPlan(
+        rank=assignment.rank,
+        module=None,
+        arguments=(),
+        argv=tuple(document["argv"]),
+        environment=environment,
+        workdir="",
+        log=document["log"],
+        cpus=assignment.cpus,
+        heartbeat=environment["MUSTER_HEARTBEAT"],
+        error_file=environment["MUSTER_ERROR_FILE"],
+        start="spawn",
+        secrets=document.get("secrets", {}),
+    )
+    return RankPlan(assignment, process, environment)
 
 
 def request_for(spec: JobSpec, withheld: Mapping[str, str] | None = None) -> Request:
@@ -367,6 +426,7 @@ class _Gang:
             "MUSTER_RESUME_FROM": _text(self.attempt.resume_from) or "",
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
+            "MUSTER_BELL": str(self.spool.bell(self.attempt.number)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
             "MUSTER_SNAPSHOT": "{}",
@@ -407,10 +467,13 @@ class _Gang:
 
 
 def _rank_document(rank: RankPlan) -> dict[str, Any]:
+    uuid = rank.assignment.device.uuid
     return {
         "rank": rank.assignment.rank,
         "node": rank.assignment.node,
         "device": f"{rank.assignment.device.kind.value}:{rank.assignment.device.index}",
+        **({"uuid": uuid} if uuid else {}),
+        **({"secrets": dict(rank.process.secrets)} if rank.process.secrets else {}),
         "cpus": list(rank.assignment.cpus),
         "env": dict(rank.environment),
         "argv": list(rank.process.argv),

@@ -6,8 +6,7 @@ import contextlib
 import time
 from typing import Any, Protocol
 
-from orchestrator.journal import Event, Journal, JournalError, read_events
-from orchestrator.layout import RunDirectory
+from orchestrator.journal import Event, JournalError
 from orchestrator.ledger import Ledger
 from orchestrator.states import JobState
 
@@ -19,19 +18,36 @@ class Viewer(Protocol):
         """Something was recorded."""
 
 
-class Recorder:
-    """The journal of a run and what follows from it, for its one controller."""
+class Log(Protocol):
+    """Where a run's events are kept: its journal, or the store of a head."""
 
-    def __init__(self, directory: RunDirectory, viewer: Viewer) -> None:
-        self._directory = directory
-        self._journal = Journal(directory.events, directory.reserve)
+    def append(
+        self,
+        kind: str,
+        reason: str = "",
+        *,
+        attempt: int = 0,
+        state: JobState | None = None,
+        **data: Any,
+    ) -> Event:
+        """Record an event; it is durable when this returns. Raises JournalError."""
+
+    def events(self) -> list[Event]:
+        """All that was recorded, oldest first."""
+
+
+class Recorder:
+    """The log of a run and what follows from it, for its one controller."""
+
+    def __init__(self, log: Log, viewer: Viewer) -> None:
+        self._log = log
         self._viewer = viewer
         self.ledger = Ledger()
-        for event in read_events(directory.events):
+        for event in log.events():
             self.ledger.apply(event)
 
     def record(self, kind: str, reason: str = "", **fields: Any) -> None:
-        """Journal an event, take it into the ledger, show it.
+        """Log an event, take it into the ledger, show it.
 
         Raises JournalError when it cannot be written, RuntimeError for an illegal move.
         """
@@ -40,13 +56,13 @@ class Recorder:
         if state not in (None, now) and not now.may_become(state):
             raise RuntimeError(f"{now.value} may not become {state.value}")
         fields.setdefault("attempt", self.ledger.attempt)
-        event = self._journal.append(kind, reason, **fields)
+        event = self._log.append(kind, reason, **fields)
         self.ledger.apply(event)
         self._show(event)
 
     def events(self) -> list[Event]:
         """All events, those included that a drill from outside has added."""
-        return read_events(self._directory.events)
+        return self._log.events()
 
     def lose_voice(self, error: JournalError) -> None:
         """Say what can no longer be written down."""

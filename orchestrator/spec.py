@@ -227,6 +227,8 @@ class JobSpec:
     command: tuple[str, ...] | None = None
     workdir: Path
     """Absolute, and a directory when the job was read; ranks start in it."""
+    after: Path | None = None
+    """The run directory of another run: its newest checkpoint is what this one starts from."""
     args: tuple[tuple[str, str], ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Path] = field(default_factory=dict)
@@ -291,6 +293,7 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
         "module": spec.module,
         "command": spec.command,
         "workdir": spec.workdir,
+        "after": spec.after,
         "args": dict(spec.args),
         "env": spec.env,
         "secrets": spec.secrets,

@@ -56,10 +56,22 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     ),
     JobState.RUNNING: frozenset({JobState.STOPPING, JobState.UNKNOWN, JobState.SUCCEEDED}),
     JobState.STOPPING: frozenset(
-        {JobState.RECOVERING, JobState.FAILED, JobState.CANCELLED, JobState.QUEUED}
+        {
+            JobState.RECOVERING,
+            JobState.FAILED,
+            JobState.CANCELLED,
+            JobState.QUEUED,
+            JobState.HELD,
+        }
     ),
     JobState.RECOVERING: frozenset(
-        {JobState.STARTING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}
+        {
+            JobState.STARTING,
+            JobState.QUEUED,
+            JobState.HELD,
+            JobState.FAILED,
+            JobState.CANCELLED,
+        }
     ),
     JobState.UNKNOWN: frozenset({JobState.STOPPING, JobState.RUNNING, JobState.FAILED}),
     JobState.SUCCEEDED: frozenset({JobState.QUEUED}),

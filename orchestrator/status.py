@@ -19,6 +19,7 @@ from orchestrator.heartbeat import Heartbeat, read_heartbeat
 from orchestrator.journal import read_events, read_lines
 from orchestrator.layout import RunDirectory, read_json
 from orchestrator.ledger import Ledger, fold
+from orchestrator.plan import LaunchPlan
 from orchestrator.states import JobState, RankState
 
 SCHEMA = 1
@@ -79,15 +80,22 @@ def view_from_disk(directory: RunDirectory) -> RunView:
         directory=directory,
         ledger=ledger,
         ranks=tuple(_rank_from_disk(rank, ledger, directory) for rank in ranks),
-        places=places(ranks),
+        places=_places(ranks),
         live=live,
         now=time.monotonic(),
         observed_at=time.time(),
     )
 
 
-def places(ranks: Sequence[Mapping[str, Any]]) -> dict[int, Place]:
-    """Where the ranks of a plan document run."""
+def places(plan: LaunchPlan) -> dict[int, Place]:
+    """Where the ranks of a plan run."""
+    placed = (rank.assignment for rank in plan.ranks)
+    return {
+        a.rank: Place(a.node, f"{a.device.kind.value}:{a.device.index}", a.cpus) for a in placed
+    }
+
+
+def _places(ranks: Sequence[Mapping[str, Any]]) -> dict[int, Place]:
     return {r["rank"]: Place(r["node"], r["device"], tuple(r["cpus"])) for r in ranks}
 
 

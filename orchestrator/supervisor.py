@@ -1,12 +1,13 @@
 """The supervisor: one small process a node that owns the ranks there.
 
-`python -m orchestrator.supervisor RUN_ID SOCKET RUN_DIR SPOOL_JSON`. It starts ranks,
+`python -m orchestrator.supervisor RUN_ID RUN_DIR SPOOL_JSON embedded|service`. It starts ranks,
 records every exit the moment it happens, passes heartbeats on, and stops a gang so that
 nothing of it is left. It never imports MindSpore or Ray and survives the death of both.
-In an embedded run it ends with its controller: the end of their conversation tells.
+In an embedded run it ends with its controller: the end of their conversation tells. In a
+service it outlives its controller, and dials until there is another.
 
-One thread, one selector. Messages in: warm, start, stop, leave. Messages out: hello,
-warmed, started, start_failed, beats, exit, stopped, note. Standard library only.
+One thread, one selector. Messages in: welcome, warm, start, stop, leave. Messages out: hello,
+warmed, started, start_failed, look (beats, signs), exit, stopped, note. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,15 +30,17 @@ from orchestrator import processes
 from orchestrator.forkclient import ForkClient
 from orchestrator.journal import append_line
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
-from orchestrator.layout import RunDirectory, Spool
-from orchestrator.link import Link, Message
+from orchestrator.layout import RunDirectory, Spool, write_json
+from orchestrator.link import Message
 from orchestrator.lookout import Lookout
 from orchestrator.secrets import Unusable
+from orchestrator.uplink import Uplink
 
 _TICK = 0.1
 _TICK_STOPPING = 0.01
 _STOP_TIMEOUT = 10.0
 _RAY_GRACE = 9.0
+_ABANDONED_AFTER = 60.0
 
 
 @dataclass
@@ -62,17 +65,23 @@ class Stopping:
 class Supervisor:
     """See the module; `run` returns when everything that it owned is gone."""
 
-    def __init__(self, run_id: str, link: Link, directory: RunDirectory, spool: Spool) -> None:
+    def __init__(
+        self, run_id: str, directory: RunDirectory, spool: Spool, *, outlives: bool
+    ) -> None:
+        """`outlives`: the end of a controller is not the end of its ranks."""
         self._run_id = run_id
-        self._link = link
+        self._uplink = Uplink(spool.socket, self._hello)
         self._directory = directory
         self._spool = spool
+        self._outlives = outlives
+        self._pace = _TICK
         self._epoch = 0
         self._attempt = 0
         self._children: dict[int, Child] = {}
         self._unclaimed: dict[int, int] = {}
         self._stopping: Stopping | None = None
         self._fork = ForkClient(os.getpid())
+        self._in_charge = False
         self._leaving = False
         self._terminated = False
         self._orphaned = False
@@ -80,31 +89,64 @@ class Supervisor:
         self._wakeup, self._wakeup_in = socket.socketpair()
 
     def run(self) -> None:
-        """Serve until told to leave or until the controller is gone."""
+        """Serve until told to leave or, in an embedded run, until the controller is gone.
+
+        Raises OSError when there is no controller to begin with.
+        """
         self._install_signals()
         processes.become_subreaper()
-        clear_leftovers(self._run_id)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
-        self._selector.register(self._link, selectors.EVENT_READ)
-        identity = processes.identify(os.getpid())
-        if identity is None:
-            raise OSError("cannot read /proc: it must be mounted")
-        self._send({"event": "hello", **asdict(identity)})
+        self._uplink.dial()
+        self._selector.register(self._uplink, selectors.EVENT_READ)
         next_beat = 0.0
         while not (self._leaving and self._stopping is None):
             for key, _ in self._selector.select(_TICK_STOPPING if self._stopping else _TICK):
                 self._readable(key.fileobj)
             self._reap()
-            self._link.flush()
+            self._uplink.flush()
             self._fork.flush()
+            if not (self._uplink.up or self._leaving):
+                self._be_alone()
             if self._terminated and not self._leaving:
                 self._leave()
             if self._stopping:
                 self._push_stop()
             if time.monotonic() >= next_beat:
                 self._look_out()
-                next_beat = time.monotonic() + _TICK
+                next_beat = time.monotonic() + self._pace
         self._end()
+
+    def _hello(self) -> Message:
+        identity = processes.identify(os.getpid())
+        if identity is None:
+            raise OSError("cannot read /proc: it must be mounted")
+        return {"event": "hello", **asdict(identity), "started_attempt": self._attempt}
+
+    def _be_alone(self) -> None:
+        """Without a controller: look for the next one; leave if there is nothing to keep."""
+        if self._uplink.redial():
+            self._selector.register(self._uplink, selectors.EVENT_READ)
+            for child in self._children.values():
+                child.lookout.forget()
+        elif self._abandoned():
+            say("nobody needs this supervisor any more: its spool is gone, and it has no ranks")
+            self._leave()
+
+    def _take_charge(self, pace: float) -> None:
+        """The controller wants this supervisor, and no other: what others left is cleared away.
+
+        Not before: one that was asked for by a dead controller, or twice, must harm nobody.
+        """
+        self._pace = max(_TICK, pace)
+        if not self._in_charge:
+            self._in_charge = True
+            clear_leftovers(self._run_id)
+            own_spool(self._spool)
+
+    def _abandoned(self) -> bool:
+        since = self._uplink.away_since
+        long = since is not None and time.monotonic() - since > _ABANDONED_AFTER
+        return long and not self._children and not self._spool.root.exists()
 
     # -- events -----------------------------------------------------------------------------
 
@@ -124,15 +166,23 @@ class Supervisor:
     def _readable(self, source: object) -> None:
         if source is self._wakeup:
             self._wakeup.recv(4096)
-        elif source is self._link:
-            for message in self._link.receive():
-                self._obey(message)
-            if self._link.closed:
-                self._selector.unregister(self._link)
-                self._orphaned = not self._leaving
-                self._leave()
+        elif source is self._uplink:
+            self._listen()
         else:
             self._take_fork_replies()
+
+    def _listen(self) -> None:
+        number = self._uplink.fileno()
+        for message in self._uplink.receive():
+            self._obey(message)
+        if self._uplink.up:
+            return
+        self._selector.unregister(number)
+        if self._outlives and not self._leaving:
+            say("the controller is gone; the ranks go on")
+        elif not self._leaving:
+            self._orphaned = True
+            self._leave()
 
     def _obey(self, message: Message) -> None:
         epoch = int(message.get("epoch", 0))
@@ -147,32 +197,26 @@ class Supervisor:
                 self._start(int(message["attempt"]), message["launches"])
             case "stop":
                 self._stop(float(message["grace"]))
+            case "welcome":
+                self._take_charge(float(message["pace"]))
             case "leave":
                 self._leave()
             case other:
                 self._note(f"unknown command {other!r}")
 
-    def _send(self, message: Message) -> None:
-        if not self._link.closed:
-            self._link.send(message)
-
-    def _send_all(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self._send(message)
-
     def _look_out(self) -> None:
         """Pass on what can be seen of the ranks, unless the controller does not keep up."""
-        if self._link.behind:
+        if self._uplink.behind:
             return
-        for child in self._children.values():
-            self._send_all(child.lookout.look())
+        seen = [one for child in self._children.values() for one in child.lookout.look()]
         # The controller measures silence against this clock, not against its own: one that
         # stood still must not take its backlog for a hang.
-        self._send({"event": "tick", "attempt": self._attempt, "at": time.monotonic()})
+        now = time.monotonic()
+        self._uplink.say({"event": "look", "attempt": self._attempt, "at": now, "seen": seen})
 
     def _note(self, text: str) -> None:
         say(text)
-        self._send({"event": "note", "text": text})
+        self._uplink.say({"event": "note", "text": text})
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -194,7 +238,11 @@ class Supervisor:
         return self._fork.abandon()
 
     def _start(self, attempt: int, launches: list[Message]) -> None:
+        if attempt <= self._attempt:
+            self._note(f"attempt {attempt} is not started: {self._attempt} was already")
+            return
         self._attempt = attempt
+        self._uplink.forget()
         for document in launches:
             launch = ProcessPlan.from_document(document)
             if not self._prepare(launch):
@@ -224,7 +272,9 @@ class Supervisor:
     def _take_fork_replies(self) -> None:
         for reply in self._fork.replies():
             if reply.ready is not None:
-                self._send({"event": "warmed", "seconds": reply.ready, "failed": reply.failed})
+                self._uplink.say(
+                    {"event": "warmed", "seconds": reply.ready, "failed": reply.failed}
+                )
             elif reply.launch is None:
                 continue
             elif reply.pid is not None:
@@ -270,7 +320,7 @@ class Supervisor:
         self._adopt(launch, process.pid)
 
     def _start_failed(self, launch: ProcessPlan, reason: str, number: int | None) -> None:
-        self._send(
+        self._uplink.tell(
             {
                 "event": "start_failed",
                 "attempt": self._attempt,
@@ -285,7 +335,7 @@ class Supervisor:
         now = time.monotonic()
         lookout = Lookout(launch, self._attempt, pid, now)
         self._children[pid] = Child(launch, self._attempt, identity, lookout)
-        self._send(
+        self._uplink.tell(
             {
                 "event": "started",
                 "attempt": self._attempt,
@@ -332,9 +382,10 @@ class Supervisor:
             "time": time.time(),
             "asked": self._stopping is not None,
         }
-        self._send_all(child.lookout.beats())
+        self._uplink.say_all(child.lookout.beats())
+        self._uplink.keep(child.lookout.last_words())
         # Say it first: the record is for whoever comes later, the controller waits now.
-        self._send({"event": "exit", "attempt": child.attempt, **record})
+        self._uplink.tell({"event": "exit", "attempt": child.attempt, **record})
         try:
             append_line(self._directory.attempt(child.attempt).exits, record)
         except OSError as error:
@@ -365,7 +416,7 @@ class Supervisor:
         if (left or self._children) and now < self._stopping.give_up_at:
             return
         stuck = [{"pid": pid, "state": processes.state_of(pid)} for pid in left]
-        self._send(
+        self._uplink.tell(
             {"event": "stopped", "attempt": self._stopping.attempt, "at": now, "stuck": stuck}
         )
         self._stopping = None
@@ -382,8 +433,9 @@ class Supervisor:
         _await_end(lambda: not processes.descendants(os.getpid()), _STOP_TIMEOUT)
         if self._orphaned:
             clear_ray(self._spool)
-        self._link.close()
-        self._spool.remove()
+        self._uplink.hang_up()
+        if self._in_charge:
+            self._spool.remove()
 
     def _explain_orphaned(self) -> None:
         event = {
@@ -450,15 +502,22 @@ def _why_not_started(launch: ProcessPlan, error: OSError) -> str:
     return f"{launch.argv[0]}: {error}"
 
 
+def own_spool(spool: Spool) -> None:
+    """Leave word that this process uses the spool, so that nobody takes it for a dead run's."""
+    identity = processes.identify(os.getpid())
+    with contextlib.suppress(OSError):
+        write_json(spool.user, asdict(identity) if identity else {})
+
+
 def main() -> None:
     """Dial the controller and serve it."""
-    run_id, socket_path, run_dir, spool = sys.argv[1:]
+    run_id, run_dir, spool_document, kind = sys.argv[1:]
+    spool = Spool.from_document(json.loads(spool_document))
+    supervisor = Supervisor(run_id, RunDirectory(Path(run_dir)), spool, outlives=kind == "service")
     try:
-        link = Link.dial(Path(socket_path))
+        supervisor.run()
     except OSError as error:
-        sys.exit(f"the controller does not answer on {socket_path}: {error}")
-    directory = RunDirectory(Path(run_dir))
-    Supervisor(run_id, link, directory, Spool.from_document(json.loads(spool))).run()
+        sys.exit(f"no controller on {spool.socket}: {error}")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,6 @@ GAPS: tuple[_Gap, ...] = (
         "the number of resources.ranks",
         lambda spec: spec.restart.min_ranks == spec.resources.ranks,
     ),
-    _Gap("queue", _LEAVE_OUT),
-    _Gap("limits.run", _LEAVE_OUT),
-    _Gap("then", _LEAVE_OUT),
     _Gap("notify", _LEAVE_OUT),
 )
 """In the order of the job file. Remove a line when its behaviour is built."""

@@ -17,7 +17,8 @@ from cluster.allocate import Assignment
 from cluster.cpu import CpuBudget, NumaNode, format_cpu_list, measure
 from cluster.device import Device, DeviceKind
 from orchestrator.cli import main
-from orchestrator.cli.cpu_picture import Facts, facts, picture
+from orchestrator.cli.cpu_picture import picture
+from orchestrator.cpu_facts import Facts, facts
 from tests.topologies import CONTAINER_V2, KUNPENG_8P, LAPTOP, X86_8GPU, Machine
 
 JOB = Path(__file__).parent.parent / "jobs" / "rehearsal_8p_cpu.yaml"

@@ -17,7 +17,7 @@ from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
 from orchestrator.attempt import Unstartable
 from orchestrator.devices import Devices
 from orchestrator.found import Found, of_report
-from orchestrator.journal import Event
+from orchestrator.journal import Event, Journal
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.states import FailureClass
@@ -58,7 +58,7 @@ class Bench:
 
     def __init__(self, directory: Path, *finds: Found | Exception, overrides: str = "") -> None:
         run = RunDirectory(directory)
-        self.recorder = Recorder(run, Quiet())
+        self.recorder = Recorder(Journal(run.events), Quiet())
         self.finds = list(finds)
         self.looks = 0
         spec = job(*overrides.split(), text=TWO)

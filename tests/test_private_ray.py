@@ -20,29 +20,35 @@ from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Inventory, Node
 from cluster.ray_client import Start
 from cluster.reservation import resources_of
+from orchestrator.job_ray import NodeError
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.link import Message
-from orchestrator.private_ray import NodeError, PrivateRay
+from orchestrator.private_ray import PrivateRay
 from tests.runs import poll
 
 DRIVER = """
 import json, os, sys
-def say(**event):
-    print(json.dumps(event), flush=True)
 config = json.loads(sys.stdin.readline())
 log = open({log!r}, "a", buffering=1)
 log.write(json.dumps({{**config, "do": "begin"}}) + "\\n")
-say(event="up", pids={{"driver": [os.getpid()]}})
+up = {{"address": "", "resources": {{}}, "seconds": {{}}, "pids": {{"driver": [os.getpid()]}}}}
+print(json.dumps({{"event": "up", **up}}), flush=True)
 process = {{"pid": 1, "start_time": 1, "boot_id": ""}}
 ready = {{"node": "n", "address": "a", "node_id": "i", "supervisor": process, "seconds": {{}}}}
-if config["start"]:
-    say(event="ready", **ready)
-else:
-    say(event="reserved", seconds=1)
 for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "stop":
+        break
     log.write(line)
+    def say(**event):
+        print(json.dumps({{**event, "do": request["do"], "job": request["job"]}}), flush=True)
+    if request["do"] == "start":
+        say(event="ready", **ready)
+        continue
     match {mood!r}:
         case "willing":
+            say(event="reserved", seconds=0.1)
+        case "dying" if request.get("anew"):
             say(event="reserved", seconds=0.1)
         case "refusing":
             say(event="unreserved", reason="others hold them")
@@ -140,7 +146,8 @@ def test_the_same_devices_are_asked_for_once(started: Start_) -> None:
     here.ray.reserve(on(2), here.pump)
     assert here.pumped == before
     here.ray.reserve(on(2, 0), here.pump)
-    names = [sorted(set().union(*one["bundles"]) - {"CPU", "NPU"}) for one in here.asked()[1:]]
+    asked = [one["bundles"] for one in here.asked() if one["do"] == "reserve"]
+    names = [sorted(set().union(*one) - {"CPU", "NPU"}) for one in asked]
     assert names == [["muster_ascend_0", "muster_ascend_1"], ["muster_ascend_1", "muster_ascend_2"]]
 
 
@@ -148,11 +155,10 @@ def test_a_device_that_is_well_again_is_reserved_in_a_new_ray(started: Start_) -
     """It was not offered at first; the Ray that offers it starts no second supervisor."""
     here = started("willing")
     here.ray.reserve(on(4), here.pump)
-    first, second = here.asked()
+    first, _, second, reserve = here.asked()
     assert (first["resources"]["NPU"], "muster_ascend_3" in first["resources"]) == (3, False)
     assert (second["resources"]["NPU"], second["resources"]["muster_ascend_3"]) == (4, 1)
-    assert second["start"] is None
-    assert len(second["bundles"]) == 4
+    assert (reserve["do"], len(reserve["bundles"])) == ("reserve", 4)
 
 
 def test_devices_that_others_hold_are_an_error_with_its_reason(started: Start_) -> None:
@@ -161,7 +167,7 @@ def test_devices_that_others_hold_are_an_error_with_its_reason(started: Start_) 
     for _ in range(2):
         with pytest.raises(NodeError, match="others hold them"):
             here.ray.reserve(on(2), here.pump)
-    assert [one["do"] for one in here.asked()] == ["begin", "reserve", "reserve"]
+    assert [one["do"] for one in here.asked()] == ["begin", "start", "reserve", "reserve"]
 
 
 def test_a_silent_ray_is_waited_for_only_so_long(started: Start_) -> None:
@@ -184,9 +190,9 @@ def test_a_ray_that_dies_meanwhile_stops_nobody(started: Start_) -> None:
     here.messages.clear()
     here.ray.start_supervisor(Start(("true",), {}, "/", "log"))
     here.await_message("ray_ready")
-    *_, last = here.asked()
-    assert last["do"] == "begin"
-    assert [list(bundle) for bundle in last["bundles"]] == [["CPU", "NPU", "muster_ascend_1"]]
+    begin, reserve, start = here.asked()[-3:]
+    assert [begin["do"], reserve["do"], start["do"]] == ["begin", "reserve", "start"]
+    assert [list(bundle) for bundle in reserve["bundles"]] == [["CPU", "NPU", "muster_ascend_1"]]
 
 
 def test_without_anybody_to_ask_it_is_not_waited(started: Start_) -> None:

@@ -33,6 +33,7 @@ from cluster.ray_client import (
     Reserved,
     Start,
     Unreserved,
+    Up,
 )
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray not installed")
@@ -44,7 +45,9 @@ CONTROLLER = """
 import json, sys, time
 from cluster.ray_client import RayNode, Start
 ask = json.loads(sys.argv[1])
-node = RayNode.start(**{**ask, "start": Start(**ask["start"])})
+start = Start(**ask.pop("start"))
+node = RayNode.start(**ask)
+node.start_supervisor("orphan", start)
 print(json.dumps({"keeper": node.pid}), flush=True)
 ready = node.ready(180)
 print(json.dumps({"supervisor": ready.supervisor.pid}), flush=True)
@@ -54,8 +57,8 @@ time.sleep(600)
 
 FAKE_DRIVER = """
 import json, os, sys
-config = json.loads(sys.stdin.readline())
-with open(config["start"]["log"], "a+") as log:
+config, ask = (json.loads(sys.stdin.readline()) for _ in range(2))
+with open(ask["start"]["log"], "a+") as log:
     log.write("try ")
     log.flush()
     log.seek(0)
@@ -63,13 +66,46 @@ with open(config["start"]["log"], "a+") as log:
 if tries < config["resources"]["CPU"]:
     print(json.dumps({"event": "failed", "reason": f"try {tries}"}), flush=True)
     sys.exit(1)
-print(json.dumps({"event": "up", "pids": {"driver": [os.getpid()]}}), flush=True)
-print(json.dumps({"event": "nodes", "nodes": []}), flush=True)
+up = {"address": "", "resources": {}, "seconds": {}, "pids": {"driver": [os.getpid()]}}
+print(json.dumps({"event": "up", **up}), flush=True)
+said = {"event": "failed", "do": "start", "job": ask["job"], "reason": "up"}
+print(json.dumps(said), flush=True)
 sys.stdin.read()
 """
 
-# The driver, except that it gives up on devices that others hold after a second.
-IMPATIENT_DRIVER = "import cluster.ray_node as n; n._GROUP_TIMEOUT_S = 1.0; n._drive()"
+# Answers a start or a reservation as the job's name says, "late" ones half a second later.
+OBEDIENT_DRIVER = """
+import json, os, sys, threading
+config = json.loads(sys.stdin.readline())
+up = {{"address": "", "resources": {{}}, "seconds": {{}}, "pids": {{"driver": [os.getpid()]}}}}
+print(json.dumps({{"event": "up", **up}}), flush=True)
+ready = {{"node": "n", "address": "a", "node_id": "i", "seconds": {{}}}}
+ready["supervisor"] = {{"pid": 1, "start_time": 1, "boot_id": ""}}
+log = open({log!r}, "a", buffering=1)
+log.write("up\\n")
+def say(answer):
+    sys.stdout.write(json.dumps(answer) + "\\n")
+    sys.stdout.flush()
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "stop":
+        break
+    job = request["job"]
+    log.write(f"{{request['do']}} {{job}} {{request.get('serial')}}\\n")
+    if job == "fatal":
+        sys.exit(1)
+    if request["do"] == "start":
+        answer = {{"event": "ready", **ready}}
+    elif job == "refused":
+        answer = {{"event": "unreserved", "reason": "no"}}
+    else:
+        answer = {{"event": "reserved", "seconds": 0}}
+    answer |= {{"do": request["do"], "job": job}}
+    if job.startswith("late"):
+        threading.Timer(0.5, say, [answer]).start()
+    else:
+        say(answer)
+"""
 
 # Other work of a Ray: takes the devices that it can have, and keeps them until told to end.
 RIVAL = """
@@ -130,10 +166,31 @@ def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("plasma*")}
 
 
+def begin(
+    temp_dir: Path, tmp_path: Path, job: str, resources: dict[str, float], start: Start
+) -> RayNode:
+    """A Ray that is coming up, and a supervisor for a job on it."""
+    log = tmp_path / "ray.log"
+    node = RayNode.start(temp_dir=str(temp_dir), resources=resources, log=log)
+    node.start_supervisor(job, start)
+    return node
+
+
+def gather(node: RayNode, count: int) -> list[Event]:
+    """At least so many of the next events but Up."""
+    events: list[Event] = []
+    while len(events) < count:
+        events += wait_for(node, 20)
+    return events
+
+
 def wait_for(node: RayNode, seconds: float) -> tuple[Event, ...]:
-    """The next events of a node."""
-    assert select.select([node], [], [], seconds)[0], "no event"
-    return node.poll()
+    """The next events of a node, but that Ray is up."""
+    events: tuple[Event, ...] = ()
+    while not events:
+        assert select.select([node], [], [], seconds)[0], "no event"
+        events = tuple(event for event in node.poll() if not isinstance(event, Up))
+    return events
 
 
 @pytest.fixture
@@ -164,13 +221,7 @@ def test_supervisors_outlive_raylet_and_gcs(temp_dir: Path, tmp_path: Path) -> N
     """Each loss is told at once, a start brings a new Ray, and nothing of the old one is left."""
     before = shared_memory()
     start = sleeper(tmp_path)
-    node = RayNode.start(
-        temp_dir=str(temp_dir),
-        job="drill",
-        resources={"CPU": 2},
-        start=start,
-        log=tmp_path / "ray.log",
-    )
+    node = begin(temp_dir, tmp_path, "drill", {"CPU": 2}, start)
     supervisors = []
     try:
         supervisors.append(node.ready(READY_S).supervisor)
@@ -187,13 +238,13 @@ def test_supervisors_outlive_raylet_and_gcs(temp_dir: Path, tmp_path: Path) -> N
         assert isinstance(members, Members)
         assert [(m.alive, m.resources["CPU"]) for m in members.nodes] == [(True, 2.0)]
 
-        node.start_supervisor(Start(("/no/such/program",), {}, "/", start.log))
+        node.start_supervisor("drill", Start(("/no/such/program",), {}, "/", start.log))
         (failed,) = wait_for(node, 60)
         assert isinstance(failed, Failed) and "/no/such/program" in failed.reason
 
         for victim in ("raylet", "gcs_server"):
             lose(node, pid_of(victim, temp_dir), victim, temp_dir)
-            node.start_supervisor(start)
+            node.start_supervisor("drill", start)
             supervisors.append(node.ready(READY_S).supervisor)
         lose(node, parent_of(pid_of("raylet", temp_dir)), "died", temp_dir)
         node.ask_members()
@@ -234,9 +285,9 @@ def on(*devices: int) -> list[dict[str, float]]:
     return [{"CPU": 0.5, "NPU": 1, f"muster_ascend_{device}": 1} for device in devices]
 
 
-def reserve(node: RayNode, bundles: list[dict[str, float]], **more: Any) -> Event:
+def reserve(node: RayNode, job: str, bundles: list[dict[str, float]], **more: Any) -> Event:
     """Ask for bundles; the answer."""
-    node.reserve(bundles, **more)
+    node.reserve(job, bundles, **more)
     (answer,) = wait_for(node, 60)
     return answer
 
@@ -247,40 +298,31 @@ def test_the_very_devices_are_held(
     temp_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of eight devices others get all but those held; these can be others, and survive a Ray."""
-    impatient = [sys.executable, "-c", IMPATIENT_DRIVER]
-    keeper = f"from cluster.ray_keeper import Keeper; Keeper({impatient!r}).serve()"
-    monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
     before = shared_memory()
     start = sleeper(tmp_path)
-    node = RayNode.start(
-        temp_dir=str(temp_dir),
-        job="held",
-        resources={"CPU": 2, "NPU": 8, **{f"muster_ascend_{i}": 1 for i in range(8)}},
-        start=start,
-        log=tmp_path / "ray.log",
-    )
+    resources = {"CPU": 2, "NPU": 8, **{f"muster_ascend_{i}": 1.0 for i in range(8)}}
+    node = begin(temp_dir, tmp_path, "held", resources, start)
     third, fifth = "muster_ascend_3", "muster_ascend_5"
     supervisors = []
     try:
         supervisors.append(node.ready(READY_S).supervisor)
-        assert isinstance(reserve(node, on(0, 1, 2, 3)), Reserved)
+        assert isinstance(reserve(node, "held", on(0, 1, 2, 3)), Reserved)
         with rival(temp_dir, third, fifth) as got:
             assert got == [fifth]
-            refused = reserve(node, on(4, 5))
+            refused = reserve(node, "held", on(4, 5))
             assert isinstance(refused, Unreserved)
             assert f"other work in this Ray holds devices: 1 {fifth} (there is 0)" in refused.reason
         with rival(temp_dir, third) as got:
             assert got == [third], "what is refused holds nothing"
-        assert isinstance(reserve(node, on(4, 5)), Reserved)
+        assert isinstance(reserve(node, "held", on(4, 5)), Reserved)
 
         lose(node, pid_of("raylet", temp_dir), "raylet", temp_dir)
-        asked = reserve(node, on(5))
-        assert asked == Unreserved("there is no Ray; the next one reserves")
-        node.start_supervisor(start)
-        ready = node.ready(READY_S)
-        supervisors.append(ready.supervisor)
-        assert "reserve" in ready.seconds
+        asked = reserve(node, "held", on(5))
+        assert asked == Unreserved("held", "there is no Ray; the next one reserves")
+        node.start_supervisor("held", start)
+        supervisors.append(node.ready(READY_S).supervisor)
+        assert any(isinstance(event, Reserved) for event in node.poll())
         with rival(temp_dir, third, fifth, "muster_ascend_4") as got:
             assert got == [third, "muster_ascend_4"]
         node.close()
@@ -297,19 +339,13 @@ def test_the_very_devices_are_held(
 def test_a_ray_without_the_device_is_replaced(temp_dir: Path, tmp_path: Path) -> None:
     """A device that was withheld when Ray came up is reserved in another; the supervisor stays."""
     offered = {"CPU": 1, "NPU": 1, "muster_ascend_0": 1}
-    node = RayNode.start(
-        temp_dir=str(temp_dir),
-        job="wider",
-        resources=offered,
-        start=sleeper(tmp_path),
-        log=tmp_path / "ray.log",
-    )
+    node = begin(temp_dir, tmp_path, "wider", offered, sleeper(tmp_path))
     supervisor = None
     try:
         supervisor = node.ready(READY_S).supervisor
         first = pid_of("raylet", temp_dir)
         wider = {**offered, "NPU": 2, "muster_ascend_1": 1}
-        assert isinstance(reserve(node, on(0, 1), resources=wider), Reserved)
+        assert isinstance(reserve(node, "wider", on(0, 1), resources=wider), Reserved)
         assert pid_of("raylet", temp_dir) != first
         node.ask_members()
         (members,) = wait_for(node, 20)
@@ -353,7 +389,6 @@ def test_nothing_is_left_when_the_controller_is_killed(
     before = shared_memory()
     ask = {
         "temp_dir": str(temp_dir),
-        "job": "orphan",
         "resources": {"CPU": 1},
         "log": str(tmp_path / "ray.log"),
     }
@@ -391,38 +426,121 @@ def test_nothing_is_left_when_the_controller_is_killed(
             kill(supervisor.pid)
 
 
-@pytest.mark.parametrize(("good_try", "wanted"), [(2, Members(())), (3, Failed("try 2"))])
+@pytest.mark.parametrize(
+    ("good_try", "wanted"),
+    [(2, [Failed("twice", "up")]), (3, [Failed("twice", "try 2"), Failed("", "try 2")])],
+)
 def test_a_ray_that_does_not_come_up_is_tried_twice(
-    good_try: int, wanted: Event, temp_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    good_try: int,
+    wanted: list[Event],
+    temp_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One failed bring-up is retried in silence; the second is told, with its reason."""
     fake = [sys.executable, "-c", FAKE_DRIVER]
     keeper = f"from cluster.ray_keeper import Keeper; Keeper({fake!r}).serve()"
     monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
-    node = RayNode.start(
-        temp_dir=str(temp_dir),
-        job="twice",
-        resources={"CPU": good_try},
-        start=sleeper(tmp_path),
-        log=tmp_path / "ray.log",
-    )
-    assert wait_for(node, 20) == (wanted,)
+    node = begin(temp_dir, tmp_path, "twice", {"CPU": good_try}, sleeper(tmp_path))
+    assert gather(node, len(wanted)) == wanted
     node.close()
     assert (tmp_path / "supervisor.log").read_text() == "try try "
     assert not temp_dir.exists()
+
+
+@pytest.fixture
+def obedient(temp_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayNode]:
+    """A Ray that answers as jobs are named, and writes down what it was asked."""
+    driver = [sys.executable, "-c", OBEDIENT_DRIVER.format(log=str(tmp_path / "asked"))]
+    keeper = f"from cluster.ray_keeper import Keeper; Keeper({driver!r}).serve()"
+    monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
+    node = RayNode.start(temp_dir=str(temp_dir), resources={"CPU": 2}, log=tmp_path / "ray.log")
+    yield node
+    node.close()
+
+
+def hear(node: RayNode, count: int) -> list[tuple[str, str, int | None]]:
+    """The next events but Up: what, of which job, in answer to which request."""
+    return [
+        (type(one).__name__, getattr(one, "job", ""), getattr(one, "serial", None))
+        for one in gather(node, count)
+    ]
+
+
+def asked(tmp_path: Path) -> list[str]:
+    """What the drivers were asked, one after another."""
+    return (tmp_path / "asked").read_text().splitlines()
+
+
+def test_an_answer_that_takes_long_holds_up_no_other(obedient: RayNode) -> None:
+    """Each has the job and the serial of its request, whatever the order they come in."""
+    obedient.reserve("late", [{"CPU": 1}], serial=1)
+    obedient.start_supervisor("quick", sleeper(Path("/")), 2)
+    obedient.reserve("quick", [{"CPU": 1}], serial=3)
+    assert hear(obedient, 3) == [
+        ("Ready", "quick", 2),
+        ("Reserved", "quick", 3),
+        ("Reserved", "late", 1),
+    ]
+
+
+def test_a_ray_is_not_replaced_while_it_starts_a_supervisor(
+    obedient: RayNode, tmp_path: Path
+) -> None:
+    """It could be started twice; what waits is answered by the Ray that has the resources."""
+    obedient.reserve("held", [{"CPU": 1}], serial=1)
+    assert hear(obedient, 1) == [("Reserved", "held", 1)]
+    obedient.start_supervisor("late", sleeper(Path("/")), 2)
+    obedient.reserve("wide", [{"GPU": 1}], {"CPU": 2, "GPU": 1}, serial=3)
+    assert hear(obedient, 3) == [
+        ("Ready", "late", 2),
+        ("Reserved", "held", None),
+        ("Reserved", "wide", 3),
+    ]
+    assert asked(tmp_path)[2:] == ["start late 2", "up", "reserve held None", "reserve wide 3"]
+
+
+def test_a_new_ray_holds_what_was_held_and_answers_what_was_asked(
+    obedient: RayNode, tmp_path: Path
+) -> None:
+    """Nobody asked for the one, so it has no serial; what an earlier Ray refused is not asked."""
+    obedient.reserve("held", [{"CPU": 1}], serial=1)
+    obedient.reserve("refused", [{"CPU": 1}], serial=2)
+    assert hear(obedient, 2) == [("Reserved", "held", 1), ("Unreserved", "refused", 2)]
+    obedient.reserve("wide", [{"GPU": 1}], {"CPU": 2, "GPU": 1}, serial=3)
+    obedient.start_supervisor("after", sleeper(Path("/")), 4)
+    assert hear(obedient, 3) == [
+        ("Reserved", "held", None),
+        ("Reserved", "wide", 3),
+        ("Ready", "after", 4),
+    ]
+    assert asked(tmp_path)[3:] == ["up", "reserve held None", "reserve wide 3", "start after 4"]
+
+
+def test_what_a_lost_ray_owes_is_refused_and_another_comes_when_asked_for(
+    obedient: RayNode, tmp_path: Path
+) -> None:
+    """The loss is told first; what was to be held, also what it died of, the next Ray is asked."""
+    obedient.reserve("held", [{"CPU": 1}], serial=1)
+    obedient.start_supervisor("fatal", sleeper(Path("/")), 2)
+    assert hear(obedient, 3) == [
+        ("Reserved", "held", 1),
+        ("RayLost", "", None),
+        ("Failed", "fatal", 2),
+    ]
+    obedient.reserve("held", (), serial=3)
+    obedient.reserve("new", [{"CPU": 1}], serial=4)
+    assert hear(obedient, 2) == [("Unreserved", "held", 3), ("Unreserved", "new", 4)]
+    obedient.bring_up()
+    assert hear(obedient, 1) == [("Reserved", "new", None)]
+    assert asked(tmp_path)[3:] == ["up", "reserve new None"]
 
 
 def test_a_directory_in_use_is_neither_used_nor_removed(temp_dir: Path, tmp_path: Path) -> None:
     """A temp_dir that is not empty is refused, for it would be removed at the end."""
     temp_dir.mkdir()
     (temp_dir / "precious").touch()
-    node = RayNode.start(
-        temp_dir=str(temp_dir),
-        job="no",
-        resources={"CPU": 1},
-        start=sleeper(tmp_path),
-        log=tmp_path / "ray.log",
-    )
+    node = begin(temp_dir, tmp_path, "no", {"CPU": 1}, sleeper(tmp_path))
     with pytest.raises(RayFailed, match="not empty"):
         node.ready(20)
     node.close()

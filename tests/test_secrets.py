@@ -25,6 +25,7 @@ from orchestrator.evidence import collect
 from orchestrator.health import Sign, Suspect
 from orchestrator.jobfile import JobFileError, loads
 from orchestrator.layout import RunDirectory, read_json
+from orchestrator.plan import written_down
 from orchestrator.rank import Rank
 from orchestrator.secrets import NAMES, Redactor, Unusable
 from tests.runs import SCRIPTS, Job, muster, poll, worker_job
@@ -391,6 +392,7 @@ def test_a_plan_has_names_and_paths(tmp_path: Path) -> None:
     assert len(everyone) == 4
     assert all("TOKEN" not in one.environment for one in everyone)
     assert all(one.environment["HOME"] == "/home/user" for one in everyone)
+    assert written_down(made.to_document(), "run").ranks[1].process.secrets == {"TOKEN": str(path)}
     documents = [one.to_document() for one in (*everyone, made)]
     assert_absent(json.dumps(documents), "plan")
 

@@ -33,7 +33,8 @@ DEADLINE = 30.0
 class Node:
     """A run with one supervisor; the test is its controller."""
 
-    def __init__(self, directory: Path, base: Path) -> None:
+    def __init__(self, directory: Path, base: Path, kind: str = "embedded") -> None:
+        self.kind = kind
         self.run_id = secrets.token_hex(8)
         self.run = RunDirectory(directory)
         self.spool = Spool(base / "muster-spool", base / "muster-ray")
@@ -47,11 +48,11 @@ class Node:
 
     def begin(self, stderr: Any = None) -> None:
         """Start a supervisor and take its call."""
-        argv = ["-m", "orchestrator.supervisor", self.run_id, str(self.spool.socket)]
+        argv = ["-m", "orchestrator.supervisor", self.run_id]
         document = json.dumps(self.spool.to_document())
         with open(self.run.supervisor_log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *argv, str(self.run.root), document],
+                [sys.executable, *argv, str(self.run.root), document, self.kind],
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -63,6 +64,7 @@ class Node:
         self.link = Link(connection)
         self.heard = []
         self.hello = self.hear("hello")
+        self.tell("welcome", pace=0.0)
 
     @property
     def pid(self) -> int:
@@ -80,7 +82,8 @@ class Node:
     def listen(self) -> None:
         """Take what has arrived."""
         self.link.flush()
-        self.heard += self.link.receive()
+        for message in self.link.receive():
+            self.heard += [*message.get("seen", ()), message]
 
     def hear(
         self,
@@ -653,8 +656,7 @@ def test_large_environments_all_get_through(node: Node) -> None:
 def test_a_stop_does_not_wait_for_a_preload(node: Node) -> None:
     """Forks that are still owed are dropped; none comes later; the next attempt is forked."""
     node.warm(slow="import time; time.sleep(30)")
-    node.start(*(node.forked(rank, start="auto") for rank in range(3)))
-    node.start(node.plan(3))
+    node.start(*(node.forked(rank, start="auto") for rank in range(3)), node.plan(3))
     node.of_rank("started", 3)
     began = time.monotonic()
     assert node.stop()["stuck"] == []
@@ -698,7 +700,7 @@ def test_a_fork_server_that_dies_is_told(node: Node, start: str) -> None:
     living = node.of_rank("started", 0)["pid"]
     (server,) = (pid for pid in processes.descendants(node.pid) if pid != living)
     os.kill(server, signal.SIGSTOP)
-    node.start(node.forked(1, "print('plainly')", start=start))
+    node.start(node.forked(1, "print('plainly')", start=start, attempt=2), attempt=2)
     kill(server)
     if start == "auto":
         assert node.of_rank("exit", 1)["code"] == 0
@@ -726,7 +728,7 @@ def test_ranks_die_with_their_supervisor(node: Node, how: str) -> None:
     node.supervisors[-1].wait()
     node.link.close()
     node.begin()
-    assert gone(escaped)
+    until(lambda: gone(escaped), "the clearing of what had escaped")
     assert [p for p in processes.marked(MARK, node.run_id) if p != node.pid] == []
     node.start(node.plan(0, "pass", attempt=2), attempt=2)
     assert node.hear("exit")["code"] == 0
@@ -810,10 +812,15 @@ def test_an_older_controller_is_refused(node: Node) -> None:
 
 def test_nobody_to_serve(tmp_path: Path) -> None:
     """Without a controller it says so and leaves."""
-    argv = [sys.executable, "-m", "orchestrator.supervisor", "r", str(tmp_path / "none.sock")]
+    argv = [sys.executable, "-m", "orchestrator.supervisor", "r"]
     spool = json.dumps(Spool(tmp_path / "a", tmp_path / "b").to_document())
     done = subprocess.run(
-        [*argv, str(tmp_path), spool], capture_output=True, text=True, timeout=60, check=False
+        [*argv, str(tmp_path), spool, "service"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
-    assert "the controller does not answer" in done.stderr
+    assert "no controller on" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -57,9 +57,6 @@ def test_built_fields_run(override: str) -> None:
         ("health.straggler=2", "health.straggler"),
         ("restart.replenish_after=1h", "restart.replenish_after"),
         ("restart.min_ranks=4", "restart.min_ranks"),
-        ("queue.priority=1", "queue"),
-        ("limits.run=1h", "limits.run"),
-        ("then.module=model.evaluate", "then"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
 )
@@ -78,8 +75,8 @@ def test_secrets_run(tmp_path: Path) -> None:
 
 def test_every_gap_is_named_at_once() -> None:
     """All refusals come together, in the order of the table."""
-    paths = refused("restart.min_ranks=4", "queue.priority=1", "limits.run=1h", "limits.wait=1h")
-    assert paths == ["restart.min_ranks", "queue", "limits.run"]
+    paths = refused("restart.min_ranks=4", "health.straggler=2", "limits.run=1h", "limits.wait=1h")
+    assert paths == ["health.straggler", "restart.min_ranks"]
 
 
 @pytest.mark.parametrize("device", ["ascend", "gpu"])

@@ -11,35 +11,45 @@ from orchestrator import __version__
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_FOUND = 3
+EXIT_UNREACHABLE = 4
+EXIT_NOT_ALLOWED = 5
 
-_COMMANDS = {
-    "run": ("orchestrator.cli.run", "Run a job here, watch it, and bring it back when it fails."),
-    "resume": ("orchestrator.cli.run", "Continue a run from its newest checkpoint that verifies."),
-    "plan": ("orchestrator.cli.plan", "Show what a job would start, and start nothing."),
-    "devices": ("orchestrator.cli.devices", "Show this node's devices and how they are."),
-    "status": ("orchestrator.cli.read", "Show where a run stands, rank by rank."),
-    "logs": ("orchestrator.cli.read", "Print what the ranks wrote."),
-    "events": ("orchestrator.cli.read", "List what happened and what was decided."),
-    "incidents": ("orchestrator.cli.read", "List failures: cause, cost, and the way back."),
-    "checkpoints": ("orchestrator.cli.read", "List a run's checkpoints, or verify them."),
-    "drill": ("orchestrator.cli.drill", "Break a running job on purpose."),
-    "rank-table": (
-        "orchestrator.cli.rank_table",
-        "Make, check, merge and compare Ascend rank tables.",
-    ),
-    "completion": ("orchestrator.cli.completion", "Print a shell's completion script."),
+_SECTIONS = {
+    "On this machine": {
+        "run": ("run", "Run a job here, watch it, and bring it back when it fails."),
+        "plan": ("plan", "Show what a job would start, and start nothing."),
+        "devices": ("devices", "Show this node's devices and how they are."),
+        "rank-table": ("rank_table", "Make, check, merge and compare Ascend rank tables."),
+    },
+    "Through the controller": {
+        "up": ("service", "Start the controller, which queues jobs and outlives everything."),
+        "submit": ("jobs", "Hand a job to the controller."),
+        "ps": ("jobs", "List the controller's jobs, and why each waiting one waits."),
+        "hold": ("jobs", "Keep a job from running until it is released."),
+        "release": ("jobs", "Let a held job go on."),
+        "cancel": ("jobs", "Stop a job for good, or take it out of the queue."),
+        "down": ("service", "End the controller; its ranks too, unless they are to go on."),
+        "tokens": ("tokens", "List, add and remove what the controller is shown."),
+    },
+    "A job, by its id or its run directory": {
+        "status": ("read", "Show where it stands, rank by rank."),
+        "wait": ("jobs", "Wait until it has ended; exit code 0 if it succeeded."),
+        "logs": ("read", "Print what the ranks wrote."),
+        "events": ("read", "List what happened and what was decided."),
+        "incidents": ("read", "List failures: cause, cost, and the way back."),
+        "checkpoints": ("read", "List its checkpoints, or verify them."),
+        "resume": ("run", "Continue from its newest checkpoint that verifies."),
+        "drill": ("drill", "Break it on purpose while it runs."),
+    },
+    "This command line": {
+        "completion": ("completion", "Print a shell's completion script."),
+    },
 }
 """Name → module and help line, kept here so that `--help` imports none of them."""
 
+_COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
+
 _LATER = {
-    "up": "the controller as a service",
-    "down": "the controller as a service",
-    "submit": "the controller as a service",
-    "ps": "the controller as a service",
-    "wait": "the controller as a service",
-    "cancel": "the controller as a service",
-    "hold": "the controller as a service",
-    "release": "the controller as a service",
     "explain": "the full account of decisions; `incidents` and `events` have the facts today",
 }
 """Commands that are planned and not built: they say so instead of being unknown."""
@@ -56,13 +66,14 @@ class _LazyGroup(click.Group):
             return _later(cmd_name)
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        module = importlib.import_module(f"orchestrator.cli.{_COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, line) for name, (_, line) in commands.items()])
         with formatter.section("Later"):
             formatter.write_text(", ".join(_LATER))
 
@@ -87,4 +98,5 @@ def main() -> None:
     """Run distributed MindSpore jobs, watch every rank, resume failed runs.
 
     Start here: muster run jobs/rehearsal_8p_cpu.yaml
+    With a queue: muster up, then muster submit FILE
     """

@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from orchestrator.cli import EXIT_NOT_FOUND, EXIT_USAGE
-from orchestrator.layout import RunDirectory
-from orchestrator.spec import JobSpec
-from orchestrator.status import find_run
+from orchestrator.cli import EXIT_USAGE
+
+if TYPE_CHECKING:
+    from orchestrator.spec import JobSpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -24,9 +24,9 @@ def json_option(function: _F) -> _F:
     return option(function)
 
 
-def run_argument(function: _F) -> _F:
-    """`JOB`: a run directory."""
-    return click.argument("job", metavar="RUN_DIR")(function)
+def job_argument(function: _F) -> _F:
+    """`JOB`: a run directory, or the id of a submitted job."""
+    return click.argument("job", metavar="JOB")(function)
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
@@ -35,15 +35,9 @@ def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     sys.exit(code)
 
 
-def the_run(text: str) -> RunDirectory:
-    """The run that was named; ends with code 3 if there is none."""
-    directory = find_run(text)
-    if directory is None:
-        fail(
-            f"{text}: no run here (a run directory holds spec.json and events.jsonl)",
-            EXIT_NOT_FOUND,
-        )
-    return directory
+def tell(message: str) -> None:
+    """Say something on stderr, beside the result."""
+    click.echo(f"muster: {message}", err=True)
 
 
 def the_job(file: str, overrides: tuple[str, ...]) -> JobSpec:

@@ -45,43 +45,19 @@ def list_devices(as_json: bool) -> None:
 
 
 def _list(*, as_json: bool) -> None:
-    from cluster import cpu
-    from cluster.ascend.report import codes_of, devices_of
-    from cluster.bars import name_of
-    from cluster.device_leases import held_by_others
-    from cluster.gpu.report import devices_of as gpus_of
-    from orchestrator.cli.device_bars import bars_of, mark
+    from orchestrator.device_list import document, listing
 
-    report = look()
-    gpus = look_for_gpus()
-    npus, _ = devices_of(report, "")
-    cards, _ = gpus_of(gpus, "")
-    bars = {
-        "ascend": bars_of(npus, report.simulated, codes_of(report)),
-        "gpu": bars_of(cards),
-    }
-    in_use = held_by_others(npus, report.simulated) | held_by_others(cards)
-    held = {name_of(d): in_use[d.key] for d in (*npus, *cards) if d.key in in_use}
-    problems = list(dict.fromkeys(one.problem for one in bars.values() if one.problem))
-    cpus = cpu.measure()
+    found = listing(look(), look_for_gpus(), os.environ)
     if as_json:
-        budget = {**vars(cpus), "numa": [vars(node) for node in cpus.numa]}
-        found = {**report.to_document(), "gpus": gpus.to_document(), "cpus": budget}
-        mark({f"ascend:{one['physical']}": one for one in found["devices"]}, bars["ascend"])
-        mark({f"gpu:{one['index']}": one for one in found["gpus"]["devices"]}, bars["gpu"])
-        for one in found["devices"]:
-            one["held"] = held.get(f"ascend:{one['physical']}")
-        for one in found["gpus"]["devices"]:
-            one["held"] = held.get(f"gpu:{one['index']}")
-        print_json({"schema": 1, **found, "bars_unknown": "; ".join(problems) or None})
+        print_json(document(found))
     else:
         from orchestrator.cli.device_table import show
 
-        show(report, cpus, gpus, (held, bars["ascend"].reasons, bars["gpu"].reasons))
-    for problem in problems:
+        withheld = (found.held, found.ascend_bars.reasons, found.gpu_bars.reasons)
+        show(found.report, found.cpus, found.gpus, withheld)
+    for problem in found.problems:
         click.echo(problem, err=True)
-    unreadable = any(one.unreadable for one in bars.values())
-    if unreadable or gpus.failed or (report.tool is not None and not report.answered):
+    if found.failed:
         raise SystemExit(EXIT_FAILED)
 
 

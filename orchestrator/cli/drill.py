@@ -10,7 +10,10 @@ import click
 from orchestrator import drill as drills
 from orchestrator import processes
 from orchestrator.cli import EXIT_FAILED
-from orchestrator.cli.common import fail, the_run
+from orchestrator.cli.common import fail, job_argument
+from orchestrator.cli.named import to_order
+from orchestrator.cli.remote import controller, needs_controller
+from orchestrator.layout import RunDirectory
 
 if TYPE_CHECKING:
     from orchestrator.status import RunView
@@ -20,15 +23,27 @@ _ANNOUNCED = 0.2
 
 
 @click.command()
-@click.argument("job", metavar="RUN_DIR")
+@job_argument
 @click.option("--fault", required=True, metavar="FAULT", help="One of: " + ", ".join(drills.KINDS))
 @click.option("--timeout", default=600.0, show_default=True, help="Wait so long for its moment, s.")
+@needs_controller
 def drill(job: str, fault: str, timeout: float) -> None:
-    """Inject FAULT, KIND[:RANK][@step:N|@phase:NAME], into the run in RUN_DIR."""
+    """Inject FAULT, KIND[:RANK][@step:N|@phase:NAME], into JOB.
+
+    JOB is a run directory, or the id of a submitted job: its controller then waits for the moment.
+    """
+    target = to_order(job)
+    if isinstance(target, RunDirectory):
+        _inject(target, fault, timeout)
+        return
+    controller().drill(target, fault)
+    click.echo(f"the controller injects {fault}; watch it come back: muster status {target} -w")
+
+
+def _inject(directory: RunDirectory, fault: str, timeout: float) -> None:
     from orchestrator.local_run import journal_event
     from orchestrator.status import view_from_disk
 
-    directory = the_run(job)
     view = view_from_disk(directory)
     if not view.live:
         fail(

@@ -15,9 +15,6 @@ from orchestrator.spec import JobSpec
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cluster.allocate import Assignment, Placement
-    from orchestrator.found import Found
-
 _MOST_PICTURES = 4
 """Nodes whose CPUs are drawn; the others look much the same."""
 
@@ -31,13 +28,9 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Exit code 1 if there are not the devices now, or HCCL would refuse their rank table.
     """
-    from orchestrator.support import not_built
-
-    spec = the_job(file, overrides)
-    document = _plan(spec)
-    document["not_built_yet"] = [str(problem) for problem in not_built(spec)]
+    document = _plan(the_job(file, overrides))
     if as_json:
-        print_json({"schema": 1, **document})
+        print_json(document)
     else:
         _show(document)
     if document["rank_table_errors"]:
@@ -45,75 +38,17 @@ def plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def _plan(spec: JobSpec) -> dict[str, Any]:
-    import time
-
-    from cluster.allocate import Refusal, allocate
-    from orchestrator.layout import RunDirectory, Spool
-    from orchestrator.plan import Attempt, make_plan, request_for
-
-    found, assumed = _nodes(spec)
-    placement = allocate(found.inventory, request_for(spec, found.withheld))
-    if isinstance(placement, Refusal):
-        fail("\n".join((placement.reason, *found.told)), EXIT_FAILED)
-    # Stand-ins for directories that only a start makes.
-    directory = RunDirectory(Path.cwd() / "runs" / f"{spec.name}-TIME")
-    spool = Spool(Path("/dev/shm/muster-RUN"), Path("/tmp/muster-ray-RUN"))
-    made = make_plan(
-        spec,
-        placement,
-        Attempt(1, "RUN", None, None),
-        directory,
-        spool,
-        os.environ,
-        facts=None if assumed else found.facts,
-        simulated=found.simulated,
-    )
-    document = made.to_document()
-    _add_cpus(document, spec, found, placement)
-    concerns = found.concerns_of(assignment.device for assignment in placement.assignments)
-    return {
-        **document,
-        "notes": [*found.told, *document["notes"], *concerns],
-        "rank_table_errors": made.table.findings()[0] if made.table else [],
-        "assumed_devices": assumed,
-        "observed_at": time.time(),
-    }
-
-
-def _add_cpus(document: dict[str, Any], spec: JobSpec, found: Found, placement: Placement) -> None:
-    """Whose the CPUs of each node are."""
-    from orchestrator.cli.cpu_picture import facts
-
-    budgets = {node.name: node.cpus for node in found.inventory.nodes}
-    placed: dict[str, list[Assignment]] = {}
-    for assignment in placement.assignments:
-        placed.setdefault(assignment.node, []).append(assignment)
-    for node in document["nodes"]:
-        name, size = node["name"], spec.resources.cpus_per_rank
-        node["cpus"] = facts(budgets[name], placed[name], spec.launch.bind, size)
-
-
-def _nodes(spec: JobSpec) -> tuple[Found, bool]:
-    """What is here; where nothing of the kind can be found, nodes like this one are assumed."""
-    from dataclasses import replace
-
     from cluster.ascend.place import NoSuchNode
     from orchestrator.cli.progress import progress
-    from orchestrator.found import find_nodes
-    from orchestrator.plan import assume_devices
+    from orchestrator.plan_document import NoPlacement, document
 
     try:
         with progress("looking for devices"):
-            found = find_nodes(spec.resources.device, os.environ)
+            return document(spec, os.environ, Path.cwd() / "runs")
     except NoSuchNode as error:
         fail(str(error))
-    if not found.missing:
-        return found, False
-    note = (
-        f"{found.missing}: nodes with the CPUs of this machine and the devices that the job asks "
-        "for are assumed; the addresses for a rank table are not known"
-    )
-    return replace(found, inventory=assume_devices(spec, found.inventory), notes=(note,)), True
+    except NoPlacement as error:
+        fail(str(error), EXIT_FAILED)
 
 
 def _show(document: dict[str, Any]) -> None:

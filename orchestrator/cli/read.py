@@ -5,199 +5,125 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
 
-from orchestrator.cli import EXIT_FAILED, EXIT_NOT_FOUND
-from orchestrator.cli.common import fail, json_option, print_json, run_argument, the_run
-from orchestrator.layout import RunDirectory
-
-_POLL = 0.5
+from orchestrator.cli import EXIT_FAILED
+from orchestrator.cli.common import job_argument, json_option, print_json, tell
+from orchestrator.cli.named import the_named
+from orchestrator.cli.remote import controller, needs_controller
 
 
 @click.command()
-@run_argument
+@job_argument
 @click.option("--ranks", is_flag=True, help="Show the table of ranks too.")
-@click.option("-w", "--watch", is_flag=True, help="Go on until the run has ended.")
+@click.option("-w", "--watch", "watching", is_flag=True, help="Go on until the job has ended.")
 @json_option
-def status(job: str, ranks: bool, watch: bool, as_json: bool) -> None:
-    """Show where the run in RUN_DIR stands."""
-    from orchestrator.status import document, view_from_disk
+@needs_controller
+def status(job: str, ranks: bool, watching: bool, as_json: bool) -> None:
+    """Show where JOB, a run directory or the id of a submitted job, stands."""
+    named = the_named(job, watching=watching)
+    if as_json and not watching:
+        print_json(named.status())
+    elif as_json:
+        _print_lines(named.watch())
+    else:
+        from orchestrator import panel
 
-    directory = the_run(job)
-    if watch and not as_json:
-        from orchestrator.display import watch_run
+        if watching:
+            panel.watch(named.watch())
+        else:
+            panel.print_summary(named.status(), ranks=ranks)
 
-        watch_run(directory)
-        return
-    while True:
-        view = view_from_disk(directory)
-        if not as_json:
-            from orchestrator.display import print_status
 
-            print_status(view, ranks=ranks)
-            return
-        if not watch:
-            print_json(document(view))
-            return
-        click.echo(json.dumps(document(view)))
-        if view.state.terminal:
-            return
-        time.sleep(_POLL)
+def _print_lines(documents: Iterable[dict[str, Any]]) -> None:
+    for document in documents:
+        click.echo(json.dumps(document))
+        sys.stdout.flush()
 
 
 @click.command()
-@run_argument
+@job_argument
 @click.option("--rank", type=int, help="Only this rank; default: all, with their names.")
 @click.option("--attempt", type=int, help="Which attempt; default: the newest.")
 @click.option("--scheduler", is_flag=True, help="The rendezvous scheduler's log instead.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until the run has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until the job has ended.")
 @json_option
+@needs_controller
 def logs(
     job: str, rank: int | None, attempt: int | None, scheduler: bool, follow: bool, as_json: bool
 ) -> None:
-    """Print the raw logs of the run in RUN_DIR; none is lost at a restart."""
-    directory = the_run(job)
-    number = attempt or max(directory.attempts(), default=0)
-    if number not in directory.attempts():
-        fail(f"{directory.root}: there is no attempt {number}", EXIT_NOT_FOUND)
-    paths = _log_paths(directory, number, rank, scheduler=scheduler)
-    lines = _follow(paths, directory) if follow else _lines(paths)
-    for path, line in lines:
+    """Print the raw logs of JOB's ranks; none is lost at a restart."""
+    named = the_named(job, watching=follow)
+    silent = True
+    for writer, document in named.logs(
+        rank=rank, attempt=attempt, scheduler=scheduler, follow=follow
+    ):
+        silent = False
         if as_json:
-            click.echo(json.dumps({"file": str(path), "line": line}))
+            click.echo(json.dumps(document))
         else:
-            click.echo(line if len(paths) == 1 else f"{path.stem}: {line}")
-
-
-def _log_paths(
-    directory: RunDirectory, attempt: int, rank: int | None, *, scheduler: bool
-) -> list[Path]:
-    files = directory.attempt(attempt)
-    if scheduler or rank is not None:
-        path = files.log(None if scheduler else rank)
-        if not path.exists():
-            fail(f"{path}: there is no such log", EXIT_NOT_FOUND)
-        return [path]
-    found = files.logs.glob("rank-*.log")
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("rank-")))
-
-
-def _lines(paths: list[Path]) -> Iterator[tuple[Path, str]]:
-    for path in paths:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                yield path, line.rstrip("\n")
-
-
-def _follow(paths: list[Path], directory: RunDirectory) -> Iterator[tuple[Path, str]]:
-    from orchestrator.status import is_driven
-
-    files = [(path, open(path, encoding="utf-8", errors="replace")) for path in paths]
-    try:
-        while True:
-            driven = is_driven(directory)
-            for path, file in files:
-                while line := file.readline():
-                    yield path, line.rstrip("\n")
-            if not driven:
-                return
-            sys.stdout.flush()
-            time.sleep(_POLL)
-    finally:
-        for _, file in files:
-            file.close()
+            click.echo(f"{writer}: {document['line']}" if writer else document["line"])
+    if silent:
+        tell("nothing has been written yet")
 
 
 @click.command()
-@run_argument
+@job_argument
 @json_option
+@needs_controller
 def events(job: str, as_json: bool) -> None:
-    """List what happened in RUN_DIR and what was decided, oldest first."""
-    from orchestrator.journal import read_events
-
-    recorded = read_events(the_run(job).events)
+    """List what happened to JOB and what was decided, oldest first."""
+    recorded = the_named(job).events()
     if as_json:
-        rows = [
-            {
-                "time": event.time,
-                "kind": event.kind,
-                "attempt": event.attempt,
-                "state": event.state.value if event.state else None,
-                "reason": event.reason,
-                "data": event.data,
-            }
-            for event in recorded
-        ]
-        print_json({"schema": 1, "observed_at": time.time(), "events": rows})
+        print_json({"schema": 1, "observed_at": time.time(), "events": recorded})
         return
     for event in recorded:
-        local = datetime.fromtimestamp(event.time, UTC).astimezone()
-        state = event.state.value if event.state else ""
+        local = datetime.fromtimestamp(event["time"], UTC).astimezone()
         click.echo(
-            f"{local:%Y-%m-%d %H:%M:%S}  {event.attempt:>3}  {event.kind:<18} {state:<10} "
-            f"{event.reason}"
+            f"{local:%Y-%m-%d %H:%M:%S}  {event['attempt']:>3}  {event['kind']:<18} "
+            f"{event['state'] or '':<10} {event['reason']}"
         )
 
 
 @click.command()
-@run_argument
+@click.argument("job", metavar="[JOB]", required=False)
 @json_option
-def incidents(job: str, as_json: bool) -> None:
-    """List the failures of RUN_DIR: what died, when it was seen, how it came back."""
-    from orchestrator.journal import read_events
-    from orchestrator.ledger import fold
+@needs_controller
+def incidents(job: str | None, as_json: bool) -> None:
+    """List the failures of JOB: what died, when it was seen, how it came back.
 
-    found = fold(read_events(the_run(job).events)).incidents
+    Without JOB those of all submitted jobs, the newest first.
+    """
+    found = controller().incidents() if job is None else the_named(job).incidents()
     if as_json:
         print_json({"schema": 1, "observed_at": time.time(), "incidents": found})
         return
-    from orchestrator.display import print_incidents
+    from orchestrator.panel import print_incidents
 
-    print_incidents(found)
+    print_incidents(found, of_all=job is None)
 
 
 @click.command()
-@run_argument
+@job_argument
 @click.argument("action", type=click.Choice(["list", "verify"]), default="list")
 @json_option
+@needs_controller
 def checkpoints(job: str, action: str, as_json: bool) -> None:
-    """List the checkpoints of RUN_DIR; with `verify`, read every byte of them."""
-    from orchestrator.checkpoints import Broken, best, catalogue, verify
+    """List the checkpoints of JOB; with `verify`, read every byte of them."""
+    from orchestrator.cli.progress import progress
 
-    directory = the_run(job)
-    spared = best(directory.checkpoints)
-    rows: list[dict[str, Any]] = []
-    for checkpoint in catalogue(directory.checkpoints):
-        row: dict[str, Any] = {
-            "step": checkpoint.step,
-            "path": str(checkpoint.path),
-            "best": checkpoint.path == spared,
-        }
-        if action == "verify":
-            result = verify(checkpoint)
-            if isinstance(result, Broken):
-                row |= {"verified": False, "reason": result.reason, "digest": None}
-            else:
-                row |= {"verified": True, "reason": None, "digest": result.digest}
-        rows.append(row)
-    quarantined = sorted(str(path) for path in directory.quarantine.glob("step-*"))
+    named = the_named(job)
+    with progress("reading checkpoints"):
+        document = named.checkpoints(verify=action == "verify")
     if as_json:
-        print_json(
-            {
-                "schema": 1,
-                "observed_at": time.time(),
-                "checkpoints": rows,
-                "quarantined": quarantined,
-            }
-        )
+        print_json(document)
     else:
-        _show_checkpoints(rows, quarantined)
-    if any(row.get("verified") is False for row in rows):
+        _show_checkpoints(document["checkpoints"], document["quarantined"])
+    if any(row.get("verified") is False for row in document["checkpoints"]):
         sys.exit(EXIT_FAILED)
 
 
@@ -206,7 +132,7 @@ def _show_checkpoints(rows: list[dict[str, Any]], quarantined: list[str]) -> Non
         click.echo("no checkpoint yet")
     for row in rows:
         verdict = ""
-        if "verified" in row:
+        if row.get("verified") is not None:
             verdict = f"verified {row['digest'][:12]}" if row["verified"] else row["reason"]
         if row["best"]:
             verdict = f"best  {verdict}"

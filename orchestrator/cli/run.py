@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from orchestrator import drill
 from orchestrator.cli import EXIT_FAILED
-from orchestrator.cli.common import fail, json_option, print_json, the_job, the_run
-from orchestrator.controller import Outcome
+from orchestrator.cli.common import fail, job_argument, json_option, print_json, the_job
+from orchestrator.cli.named import to_order
+from orchestrator.cli.remote import controller, needs_controller
 from orchestrator.layout import RunDirectory, read_json
-from orchestrator.spec import JobSpec
-from orchestrator.states import JobState
 
-_EXIT_CODES = {Outcome.SUCCEEDED: 0, Outcome.FAILED: EXIT_FAILED, Outcome.CANCELLED: EXIT_FAILED}
+# What drives a run takes a second to import, which `resume` of a submitted job does not need.
+if TYPE_CHECKING:
+    from orchestrator.drill import Fault
+    from orchestrator.spec import JobSpec
 
 _FAULT_HELP = "KIND[:RANK][@step:N|@phase:NAME], e.g. kill-rank:3@step:20. May be repeated."
 
@@ -41,6 +44,8 @@ def run(
     missing = not_built(spec)
     if missing:
         fail("\n".join(f"{file}: {problem}" for problem in missing))
+    if "queue" in spec.given:
+        click.echo("queue: a run here waits in no queue; `muster submit` queues it", err=True)
     parsed = _faults(faults, spec)
     try:
         root = Path(run_dir).expanduser().absolute() if run_dir else default_directory(spec)
@@ -51,26 +56,58 @@ def run(
 
 
 @click.command()
-@click.argument("job", metavar="RUN_DIR")
+@job_argument
 @click.option("--drill", "faults", multiple=True, metavar="FAULT", help=_FAULT_HELP)
 @json_option
+@needs_controller
 def resume(job: str, faults: tuple[str, ...], as_json: bool) -> None:
-    """Continue the run in RUN_DIR from its newest checkpoint that verifies."""
+    """Continue JOB from its newest checkpoint that verifies.
+
+    JOB is a run directory, which is then driven here, or the id of a submitted job, which is
+    queued again.
+    """
+    target = to_order(job)
+    if isinstance(target, RunDirectory):
+        _resume_here(target, faults, as_json=as_json)
+    elif faults:
+        fail(f"--drill is for run directories; once it runs: muster drill {target} --fault …")
+    else:
+        _resume_submitted(target, as_json=as_json)
+
+
+def _resume_submitted(job: str, *, as_json: bool) -> None:
+    row = controller().resume(job)
+    if as_json:
+        print_json({"schema": 1, "observed_at": time.time(), **row})
+        return
+    click.echo(f"{job} is {row['state']}")
+    click.echo(f"next: muster status {job} -w")
+
+
+def _resume_here(directory: RunDirectory, faults: tuple[str, ...], *, as_json: bool) -> None:
     from orchestrator.jobfile import JobFileError, from_document
+    from orchestrator.states import JobState
     from orchestrator.status import view_from_disk
 
-    directory = the_run(job)
     try:
         spec = from_document(read_json(directory.spec) or {})
     except JobFileError as error:
         fail(f"{directory.spec}: {error}")
-    if view_from_disk(directory).ledger.state is JobState.SUCCEEDED:
+    submitted = read_json(directory.submitted)
+    if submitted:
+        fail(f"{directory.root} is the run of a submitted job: muster resume {submitted['job']}")
+    parsed = _faults(faults, spec)
+    if view_from_disk(directory).ledger.state is not JobState.SUCCEEDED:
+        _drive(directory, spec, parsed, as_json=as_json, by_hand=True)
+    elif spec.then is None or _has_succeeded(directory.then):
         click.echo(f"{directory.root} has succeeded already: there is nothing to resume.", err=True)
-        return
-    _drive(directory, spec, _faults(faults, spec), as_json=as_json, by_hand=True)
+    else:
+        _follow(directory, spec, as_json=as_json)
 
 
-def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[drill.Fault]:
+def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[Fault]:
+    from orchestrator import drill
+
     try:
         return [drill.parse(text, spec.resources.ranks) for text in texts]
     except drill.FaultError as error:
@@ -80,15 +117,52 @@ def _faults(texts: tuple[str, ...], spec: JobSpec) -> list[drill.Fault]:
 def _drive(
     directory: RunDirectory,
     spec: JobSpec,
-    faults: list[drill.Fault],
+    faults: list[Fault],
     *,
     as_json: bool,
     by_hand: bool,
-) -> None:
+) -> NoReturn:
+    """Run the job, then what follows it; ends with what the last of them came to."""
+    good = _run_to_end(directory, spec, faults, as_json=as_json, by_hand=by_hand)
+    if good and spec.then is not None:
+        _follow(directory, spec, as_json=as_json)
+    _leave(directory, as_json=as_json, good=good)
+
+
+def _follow(directory: RunDirectory, spec: JobSpec, *, as_json: bool) -> NoReturn:
+    """Run what `then:` asks for, below the run that it follows."""
+    import json
+
+    from orchestrator.follow_up import follow_up
+    from orchestrator.local_run import RunError, create
+    from orchestrator.spec import to_document
+
+    following = follow_up(spec, directory.root)
+    assert following is not None
+    below = RunDirectory(directory.then)
+    try:
+        if not below.is_run():
+            text = json.dumps(to_document(following), indent=1).encode()
+            create(below.root, following, text)
+    except RunError as error:
+        fail(str(error))
+    good = _run_to_end(below, following, [], as_json=as_json, by_hand=False)
+    _leave(directory, as_json=as_json, good=good)
+
+
+def _run_to_end(
+    directory: RunDirectory,
+    spec: JobSpec,
+    faults: list[Fault],
+    *,
+    as_json: bool,
+    by_hand: bool,
+) -> bool:
     from cluster import command
+    from orchestrator.controller import Outcome
     from orchestrator.display import Display, print_end
     from orchestrator.local_run import RunError, drive
-    from orchestrator.status import document, view_from_disk
+    from orchestrator.status import view_from_disk
 
     try:
         with Display(directory, quiet=as_json) as display:
@@ -97,9 +171,25 @@ def _drive(
         fail(str(error))
     finally:
         command.leave()
-    view = view_from_disk(directory)
+    if not as_json:
+        print_end(view_from_disk(directory))
+    return outcome is Outcome.SUCCEEDED
+
+
+def _leave(directory: RunDirectory, *, as_json: bool, good: bool) -> NoReturn:
+    """With --json the job's status, and below `then` that of the job that followed it."""
+    from orchestrator.status import document, view_from_disk
+
     if as_json:
-        print_json(document(view))
-    else:
-        print_end(view)
-    sys.exit(_EXIT_CODES[outcome])
+        below = RunDirectory(directory.then)
+        then = {"then": document(view_from_disk(below))} if below.is_run() else {}
+        print_json({**document(view_from_disk(directory)), **then})
+    sys.exit(0 if good else EXIT_FAILED)
+
+
+def _has_succeeded(root: Path) -> bool:
+    from orchestrator.states import JobState
+    from orchestrator.status import view_from_disk
+
+    below = RunDirectory(root)
+    return below.is_run() and view_from_disk(below).ledger.state is JobState.SUCCEEDED

@@ -35,6 +35,7 @@ def build(draft: Draft) -> JobSpec:
         name=values["name"],
         **_program(values),
         workdir=draft.workdir,
+        after=draft.workdir / expanded(values["after"]) if "after" in values else None,
         env=values.get("env", {}),
         secrets={name: draft.workdir / expanded(text) for name, text in secrets.items()},
         resources=resources,

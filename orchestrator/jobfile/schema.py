@@ -97,6 +97,7 @@ JOB = Section(
         "name": Text(called=_SLUG_CALLED, pattern=_SLUG),
         **PROGRAM,
         "workdir": PATH,
+        "after": PATH,
         "env": _environment(Setting()),
         "secrets": _environment(PATH),
         "resources": Section(

@@ -188,6 +188,13 @@ def find(connection: sqlite3.Connection, job: str) -> JobRecord:
     return _record(row)
 
 
+def of_key(connection: sqlite3.Connection, user: str, key: str) -> str | None:
+    """The id of the job that a user's idempotency key made, if it made one."""
+    found = connection.execute("SELECT job FROM jobs WHERE user = ? AND key = ?", (user, key))
+    row = found.fetchone()
+    return str(row[0]) if row else None
+
+
 def number_of(connection: sqlite3.Connection, job: str) -> int:
     """A job's number. Raises NoSuchJob."""
     row = connection.execute("SELECT number FROM jobs WHERE job = ?", (job,)).fetchone()

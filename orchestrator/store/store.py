@@ -143,13 +143,17 @@ class Store:
         seen: JobState,
         epoch: int,
         records: Sequence[Record] = (),
+        follow_up: Submission | None = None,
     ) -> Told:
         """Record an event, with the move that it states and what else came of it, as one.
 
-        `seen` is the state on which the caller decided. Raises Moved if the job is in another one
-        by now, IllegalMove, NoSuchJob; then nothing was recorded.
+        `seen` is the state on which the caller decided. `follow_up` is a job to be taken in with
+        it. Raises Moved if the job is in another state by now, IllegalMove, NoSuchJob; then
+        nothing was recorded.
         """
-        return self.transition_soon(job, event, seen=seen, epoch=epoch, records=records).result()
+        return self.transition_soon(
+            job, event, seen=seen, epoch=epoch, records=records, follow_up=follow_up
+        ).result()
 
     def transition_soon(
         self,
@@ -159,13 +163,17 @@ class Store:
         seen: JobState,
         epoch: int,
         records: Sequence[Record] = (),
+        follow_up: Submission | None = None,
     ) -> Future[Told]:
         """The same without waiting: the future is done when the move is durable."""
         data = jobs.written(event)
+        digest = follow_up.digest if follow_up else ""
 
         def work(connection: sqlite3.Connection) -> Told:
             number, told = jobs.move(connection, job, event, seen, data)
             _put_all(connection, number, records)
+            if follow_up is not None:
+                jobs.insert(connection, submission=follow_up, digest=digest)
             return told
 
         return self._put(work, epoch)
@@ -181,6 +189,10 @@ class Store:
     def job(self, job: str) -> JobRecord:
         """One job. Raises NoSuchJob."""
         return self._read(jobs.find, job)
+
+    def job_of_key(self, user: str, key: str) -> str | None:
+        """The id of the job that a user's idempotency key made; None if it made none yet."""
+        return self._read(jobs.of_key, user, key)
 
     def job_file(self, job: str) -> JobFile:
         """What was submitted. Raises NoSuchJob."""

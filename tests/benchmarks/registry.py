@@ -14,6 +14,7 @@ from tests.benchmarks import (
     placements,
     rank_tables,
     recovery,
+    schedules,
     start_full,
     step_bind,
     training_step,
@@ -34,6 +35,7 @@ GROUPS: tuple[Group, ...] = (
     Group(cli_help.NAMES, cli_help.measure),
     Group(heartbeat.NAMES, heartbeat.measure),
     Group(placements.NAMES, placements.measure),
+    Group(schedules.NAMES, schedules.measure),
     Group(rank_tables.NAMES, rank_tables.measure),
     Group(input_pipeline.NAMES, input_pipeline.measure),
     Group(decode_nms.NAMES, decode_nms.measure),
@@ -50,7 +52,6 @@ PLANNED = (
     "recovery_vs_ray_train",
     "snapshot",
     "submit_rate",
-    "schedule_10k",
     "heartbeats_10k",
 )
 """Names that are taken; these benchmarks do not exist yet."""

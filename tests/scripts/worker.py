@@ -29,6 +29,10 @@ def main() -> None:
         time.sleep(float(options.get("pause", "0.02")))
         keep_step(rank, step)
         rank.step(step, loss=1.0 / step, images=2, total=steps)
+        if rank.should_stop(step) and step < steps:
+            if rank.rank == 0:
+                save(rank, step)
+            sys.exit(75)
         every = rank.checkpoint_every
         if every and step % every == 0 and rank.rank == 0:
             save(rank, step)

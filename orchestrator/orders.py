@@ -9,22 +9,45 @@ from orchestrator.states import JobState
 
 
 class OrderKind(enum.Enum):
-    """What is to become of a job. The last two are muster's own, never asked for by a person."""
+    """What is to become of a job. The last three are muster's own: nobody asks for them by name."""
 
     CANCEL = "cancel"
     HOLD = "hold"
     RELEASE = "release"
     RESUME = "resume"
-    REQUEUE = "requeue"
-    DETACH = "detach"
+    REQUEUE = "requeue"  # give the devices back, and go on later
+    OVERRUN = "overrun"  # limits.run is over
+    DETACH = "detach"  # let go of a run and leave it as it is
 
 
 @dataclass(frozen=True)
 class Order:
-    """An order and who gave it. `reason` is a sentence for the job's record."""
+    """An order to the controller of a running job. `reason` is a sentence for the job's record."""
 
     kind: OrderKind
     reason: str
+    preempts: bool = False  # for a job of higher priority: charged to the class preemption
+
+
+@dataclass(frozen=True)
+class Halt:
+    """How a running job is halted, and what is recorded at the end.
+
+    `saves`: seconds that ranks have to write a checkpoint and leave by themselves; 0: none.
+    """
+
+    event: str
+    state: JobState
+    saves: float
+
+
+HALTS: dict[OrderKind, Halt] = {
+    OrderKind.CANCEL: Halt("cancelled", JobState.CANCELLED, 0.0),
+    OrderKind.HOLD: Halt("held", JobState.HELD, 120.0),
+    OrderKind.REQUEUE: Halt("requeued", JobState.QUEUED, 120.0),
+    OrderKind.OVERRUN: Halt("overrun", JobState.FAILED, 120.0),
+}
+"""A run that is to go on later has time to save itself; a cancelled one need not."""
 
 
 class Refused(RuntimeError):

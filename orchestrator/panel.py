@@ -1,0 +1,150 @@
+"""The documents of a run as a person reads them: where it stands, its ranks, its failures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.states import RankState
+
+FILE_WIDTH = 140
+"""A file has no width of its own, and a table must not be broken at a guess of 80."""
+
+_STYLES = {
+    RankState.TRAINING.value: "green",
+    RankState.SUCCEEDED.value: "bold green",
+    RankState.FAILED.value: "bold red",
+    RankState.HUNG.value: "bold red",
+    RankState.LOST.value: "bold red",
+    RankState.STOPPED.value: "yellow",
+}
+
+
+def panel(summary: dict[str, Any]) -> Group:
+    """A `status` document: the line that sums it up, and the table of ranks."""
+    return Group(headline(summary), rank_table(summary["ranks"]))
+
+
+def headline(summary: dict[str, Any]) -> Text:
+    """Where the run stands, in a line."""
+    total = f"/{summary['steps_total']}" if summary["steps_total"] else ""
+    parts = [
+        f"{summary['job']} {summary['state']}",
+        f"attempt {summary['attempt']}",
+        f"step {shown(summary['step'])}{total}",
+        f"loss {shown(summary['loss'], '.3f')}",
+        f"{shown(summary['images_per_second'], '.1f')} images/s",
+        f"goodput {shown(summary['goodput'], '.0%')}",
+    ]
+    if summary["checkpoint"]:
+        parts.append(f"checkpoint {summary['checkpoint']['step']}")
+    if summary["simulated"]:
+        parts.append("simulated devices")
+    return Text("  ".join(parts), style="bold")
+
+
+def print_summary(summary: dict[str, Any], *, ranks: bool) -> None:
+    """`muster status` for a person."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+    console.print(headline(summary))
+    console.print(Text(f"reason: {shown(summary['reason'])}"), soft_wrap=True)
+    console.print(Text(f"run directory: {summary['run_dir']}"), soft_wrap=True)
+    if ranks:
+        console.print(rank_table(summary["ranks"]))
+
+
+def watch(summaries: Iterable[dict[str, Any]]) -> None:
+    """`muster status -w`: each document in the place of the one before."""
+    with Live(auto_refresh=False) as live:
+        for summary in summaries:
+            live.update(panel(summary), refresh=True)
+
+
+def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """One row a rank."""
+    table = Table(
+        "rank", "state", "device", "pid", "CPUs", "step", "step time", "heartbeat", "memory",
+        "failed first",
+        box=None, header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            str(row["rank"]),
+            Text(row["state"], style=_STYLES.get(row["state"], "")),
+            row["device"] or "",
+            shown(row["pid"]),
+            ",".join(map(str, row["cpus"])),
+            shown(row["step"]),
+            _seconds(row["step_seconds"]),
+            _seconds(row["heartbeat_age"], " ago"),
+            "" if row["memory"] is None else f"{row['memory'] / 1e9:.2f} GB",
+            str(row["first_failures"] or ""),
+        )
+    return table
+
+
+def _where(row: dict[str, Any]) -> str:
+    """The device, with the node that it is of unless that is this machine."""
+    from orchestrator.found import LOCAL  # probes come with it, which a status does not need
+
+    if row["device"] is None:
+        return ""
+    return row["device"] if row["node"] == LOCAL else f"{row['node']}/{row['device']}"
+
+
+def print_incidents(incidents: Sequence[dict[str, Any]], *, of_all: bool = False) -> None:
+    """Failures with the split of the way back; `of_all` names the job of each."""
+    console = Console(highlight=False)
+    if not incidents:
+        console.print("no incident")
+    for place, one in enumerate(incidents, 1):
+        number = one.get("incident", place)
+        _print_incident(console, f"{one['job']} " * of_all + f"incident {number}", one)
+
+
+_SPLIT = (
+    ("seen", "detected_after"),
+    ("gang stopped", "stopped_after"),
+    ("next attempt allocated", "allocated_after"),
+    ("ranks joined", "joined_after"),
+    ("state loaded", "loaded_after"),
+    ("graph compiled", "compiled_after"),
+    ("first new step", "first_step_after"),
+)
+
+
+def _print_incident(console: Console, title: str, one: dict[str, Any]) -> None:
+    who = "" if one["rank"] is None else f"rank {one['rank']} on {_where(one)}: "
+    what = f"{who}{one['cause']}; class {one['class']} by rule: {one['rule']}"
+    # Not as markup: what a script has raised may hold brackets.
+    console.print(
+        Text.assemble((title, "bold"), f" attempt {one['attempt']}: {what}"), soft_wrap=True
+    )
+    for line in one["evidence"][1:]:
+        console.print(Text(f"    {line}", style="dim"), soft_wrap=True)
+    console.print(Text(f"  decision: {one['decision']}; budget left: {one['budget_left']}"))
+    table = Table("", "after the fault", "took", box=None, pad_edge=True)
+    before = 0.0
+    for name, key in _SPLIT:
+        after = one[key]
+        if after is not None:
+            table.add_row(name, f"{after:.2f} s", f"{max(0.0, after - before):.2f} s")
+            before = after
+    console.print(table)
+    if one["steps_lost"] is not None:
+        console.print(f"  steps trained again: {one['steps_lost']}")
+
+
+def shown(value: Any, form: str = "") -> str:
+    """A value, or a dash for one that is not known."""
+    return "–" if value is None else format(value, form)
+
+
+def _seconds(value: float | None, suffix: str = "") -> str:
+    return "" if value is None else f"{value:.2f} s{suffix}"

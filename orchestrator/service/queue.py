@@ -1,0 +1,237 @@
+"""The queue at work: a thread that decides, again and again, who starts, and has it done."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cluster.allocate import Placement
+from orchestrator.controller import Outcome
+from orchestrator.orders import Order, OrderKind
+from orchestrator.queueing import Decisions, Quota, Running, schedule
+from orchestrator.service.drive import Drive
+from orchestrator.service.line import Line
+from orchestrator.service.stock import Stock
+from orchestrator.spec import Bind
+from orchestrator.states import FailureClass, JobState
+from orchestrator.store import Store
+from orchestrator.store.errors import StoreError
+from orchestrator.store.values import JobRecord, happened
+
+_PERIOD = 5.0
+_REST = 4.0  # a pass may take a fifth of the time, whatever it costs
+_BACKOFF = (5.0, 300.0)
+
+log = logging.getLogger("muster.queue")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A waiting job's place in the whole line, counted from 1, and why it waits.
+
+    `position` None: it does not stand in the line at the moment.
+    """
+
+    position: int | None
+    reason: str
+
+
+class Yard(Protocol):
+    """Who drives jobs."""
+
+    @property
+    def drives(self) -> tuple[Drive, ...]:
+        """All jobs that are being driven."""
+
+    def driven(self, job: str) -> bool:
+        """Whether a job is being driven, to its very end."""
+
+    def drive(self, record: JobRecord, placement: Placement | None) -> None:
+        """Start to drive a job."""
+
+
+class Queue:
+    """Passes over the line when something has changed, and every few seconds."""
+
+    def __init__(
+        self, store: Store, epoch: int, stock: Stock, quotas: tuple[Quota, ...], yard: Yard
+    ) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._stock = stock
+        self._quotas = quotas
+        self._yard = yard
+        self._line = Line(store)
+        self._decisions = Decisions()
+        self._resting: dict[str, tuple[int, float, str]] = {}
+        self._running: dict[str, tuple[Any, Running]] = {}
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._seconds = 0.0
+        self._trouble = ""
+
+    # -- from other threads -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to start jobs."""
+        self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Start no more; returns when the pass under way is over."""
+        self._stopped.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._wake.set()
+
+    def ended(self, drive: Drive) -> None:
+        """A drive is over: its devices are free. What failed by no fault of its own rests."""
+        returned = drive.outcome is Outcome.WAITS and not drive.stopping
+        if drive.error is not None or returned:
+            count = self._resting.get(drive.job, (0, 0.0, ""))[0] + 1
+            first, most = _BACKOFF
+            delay = min(most, first * 2 ** (count - 1))
+            why = str(drive.error) if drive.error else "its node or its devices were lost"
+            self._resting[drive.job] = (count, time.monotonic() + delay, why)
+        else:
+            self._resting.pop(drive.job, None)
+        self._wake.set()
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where every waiting job stands, and why."""
+        return _Places(self._decisions, self._resting)
+
+    def state(self) -> dict[str, Any]:
+        """How the queue is, for health."""
+        return {
+            "waiting": len(self._decisions.reasons),
+            "pass_seconds": round(self._seconds, 4),
+            "trouble": self._trouble or None,
+        }
+
+    def running(self) -> list[Running]:
+        """All that holds devices."""
+        known: dict[str, tuple[Any, Running]] = {}
+        for drive in self._yard.drives:
+            placement = drive.placement
+            if placement is None:
+                continue
+            says = (placement, drive.stopping, _preemptible(drive))
+            kept = self._running.get(drive.job)
+            known[drive.job] = kept if kept and kept[0] == says else (says, _running(drive, says))
+        self._running = known
+        return [one for _, one in known.values()]
+
+    # -- the thread -------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            try:
+                self._pass()
+                self._trouble = ""
+            except StoreError as error:
+                self._trouble = str(error)
+            except Exception as error:
+                # A mistake of ours must not end the queue for good, nor go unnoticed.
+                self._trouble = f"{type(error).__name__}: {error}"
+                log.exception("a pass of the queue failed")
+            self._seconds = time.monotonic() - began
+            self._stopped.wait(self._seconds * _REST)
+            self._wake.wait(_PERIOD)
+            self._wake.clear()
+
+    def _pass(self) -> None:
+        self._adopt_again()
+        records = {record.job: record for record in self._store.waiting() if self._free(record)}
+        waiting = self._line.waiting(records.values())
+        running = self.running()
+        cluster = self._stock.cluster({record.device for record in records.values()})
+        decisions = schedule(waiting, running, self._quotas, cluster, time.time())
+        self._decisions = decisions
+        for start in decisions.starts:
+            if self._stopped.is_set():
+                return
+            self._yard.drive(records[start.job], start.placement)
+        drives = {drive.job: drive for drive in self._yard.drives}
+        for preemption in decisions.preemptions:
+            if preemption.job in drives:
+                reason = f"makes room for {preemption.needed_by}, which has a higher priority"
+                drives[preemption.job].give(Order(OrderKind.REQUEUE, reason, preempts=True))
+        for job in decisions.expired:
+            self._expire(records[job], decisions)
+
+    def _free(self, record: JobRecord) -> bool:
+        """Whether a waiting job can be thought of now."""
+        resting = self._resting.get(record.job)
+        return not self._yard.driven(record.job) and (
+            resting is None or time.monotonic() >= resting[1]
+        )
+
+    def _adopt_again(self) -> None:
+        """Take up jobs that hold devices and whose drive ended by a mistake or a full disk."""
+        for job, (_, until, _) in tuple(self._resting.items()):
+            if time.monotonic() < until or self._yard.driven(job):
+                continue
+            record = self._store.job(job)
+            if record.state.holds_devices:
+                self._yard.drive(record, None)
+
+    def _expire(self, record: JobRecord, _: Decisions) -> None:
+        reason = f"limits.wait is over: no devices within {record.wait_limit:g} s"
+        event = happened("expired", reason, attempt=record.attempt, state=JobState.FAILED)
+        self._store.transition(record.job, event, seen=record.state, epoch=self._epoch)
+
+
+def _running(drive: Drive, says: tuple[Placement, bool, bool]) -> Running:
+    placement, stopping, preemptible = says
+    return Running(
+        job=drive.job,
+        assignments=placement.assignments,
+        started_at=drive.began_at,
+        priority=drive.record.priority,
+        queue=drive.record.queue,
+        run_limit=drive.spec.limits.run,
+        preemptible=preemptible,
+        stopping=stopping,
+        bound=drive.spec.launch.bind is not Bind.NONE,
+    )
+
+
+def _preemptible(drive: Drive) -> bool:
+    budget = drive.spec.restart.budgets[FailureClass.PREEMPTION]
+    if budget is None or drive.controller is None:
+        return drive.controller is not None
+    return drive.controller.ledger.charged.get(FailureClass.PREEMPTION, 0) < budget
+
+
+class _Places(Mapping[str, Place]):
+    """Places put into words when they are asked for: ten thousand wait, and few are looked at."""
+
+    def __init__(self, decisions: Decisions, resting: Mapping[str, tuple[int, float, str]]) -> None:
+        self._decisions = decisions
+        self._resting = resting
+
+    def __getitem__(self, job: str) -> Place:
+        if job in self._decisions.reasons:
+            return Place(self._decisions.positions[job], self._decisions.reasons[job])
+        _, until, why = self._resting[job]
+        left = max(0.0, until - time.monotonic())
+        return Place(None, f"{why}; tried again in {left:.0f} s")
+
+    def __iter__(self) -> Any:
+        yield from self._decisions.reasons
+        yield from (job for job in self._resting if job not in self._decisions.reasons)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
