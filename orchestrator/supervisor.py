@@ -196,7 +196,7 @@ class Supervisor:
             case "start":
                 self._start(int(message["attempt"]), message["launches"])
             case "stop":
-                self._stop(float(message["grace"]))
+                self._stop(int(message["attempt"]), float(message["grace"]))
             case "welcome":
                 self._take_charge(float(message["pace"]))
             case "leave":
@@ -391,8 +391,11 @@ class Supervisor:
         except OSError as error:
             self._note(f"could not record the exit of {child.launch.label}: {error}")
 
-    def _stop(self, grace: float) -> None:
-        """End every process of the attempt: TERM and `grace` seconds, or KILL at once."""
+    def _stop(self, attempt: int, grace: float) -> None:
+        """End every process of the attempt: TERM and `grace` seconds, or KILL at once.
+
+        `attempt` may be one that was never started: its controller was killed just before.
+        """
         self._reap()  # what ended before this moment ended by itself
         if self._fork.owes:
             self._close_fork_server()  # a fork that comes later would belong to nobody
@@ -400,7 +403,7 @@ class Supervisor:
         if grace > 0:
             for pid in list(self._children):
                 _signal_group(pid, signal.SIGTERM)
-        self._stopping = Stopping(self._attempt, now + grace, now + grace + _STOP_TIMEOUT)
+        self._stopping = Stopping(attempt, now + grace, now + grace + _STOP_TIMEOUT)
         self._push_stop()
 
     def _push_stop(self) -> None:
@@ -423,7 +426,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._leaving = True
-        self._stop(0)
+        self._stop(self._attempt, 0)
 
     def _end(self) -> None:
         """Take the fork server and the spool away; explain an end that nobody ordered."""

@@ -41,11 +41,17 @@ _SHOWN_LINES = 20
 @click.option("--host", help="Where to listen; default: this machine alone.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: any free port.")
 @click.option("--ray-address", help="Join this Ray instead of starting one.")
+@click.option("--no-wait", is_flag=True, help="Come back before its Ray is up; jobs wait for it.")
 @click.option("--foreground", is_flag=True, help="Be the controller, as systemd wants it.")
 @json_option
 @needs_controller
 def up(
-    host: str | None, port: int | None, ray_address: str | None, foreground: bool, as_json: bool
+    host: str | None,
+    port: int | None,
+    ray_address: str | None,
+    no_wait: bool,
+    foreground: bool,
+    as_json: bool,
 ) -> None:
     """Start the controller of this machine, unless it runs already, and come back."""
     chosen = {"--host": host, "--port": port, "--ray-address": ray_address}
@@ -67,21 +73,22 @@ def up(
         verb = "runs already"
         if options:
             tell(f"{' '.join(options)} has no effect: `muster down` first")
-    _show(home, address, verb, _health_with_ray(), as_json=as_json)
+    health = _health(ray_within=0.0 if no_wait else _RAY_LIMIT)
+    _show(home, address, verb, health, as_json=as_json)
 
 
-def _health_with_ray() -> Mapping[str, Any]:
-    """The controller's health once it is known whether there is a Ray: jobs start from then."""
+def _health(*, ray_within: float) -> Mapping[str, Any]:
+    """The controller's health once it is known whether there is a Ray, or after so many seconds."""
     from orchestrator.cli.progress import progress
 
-    deadline = time.monotonic() + _RAY_LIMIT
-    with _client() as client, progress("bringing up Ray"):
+    deadline = time.monotonic() + ray_within
+    with _client(patience=2.0) as client, progress("bringing up Ray"):
         while True:
             health = client.health()
             ray = health.get("ray") or {}
-            if ray.get("state") != "starting" or time.monotonic() > deadline:
+            if ray.get("state") != "starting" or time.monotonic() >= deadline:
                 return health
-            time.sleep(_POLL)
+            time.sleep(4 * _POLL)
 
 
 def _show(

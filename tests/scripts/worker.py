@@ -20,6 +20,7 @@ def main() -> None:
     """Train nothing, properly."""
     options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
     rank = Rank.from_env()
+    say_started(rank)
     rank.phase("load")
     start = load(rank) if rank.resume_from else 0
     fail_if_told(rank, options, 0)
@@ -41,6 +42,13 @@ def main() -> None:
     if rank.rank == 0:
         rank.report("count", f"counted to {steps}")
     rank.done()
+
+
+def say_started(rank: Rank) -> None:
+    """A line for every start of this rank in this attempt: there must be one."""
+    folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
+    with open(folder / f"started-{rank.rank}", "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def keep_step(rank: Rank, step: int) -> None:
