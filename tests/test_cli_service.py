@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from orchestrator import processes
 from orchestrator.cli import main
+from orchestrator.cli.service import _environment
 from orchestrator.client import Client
 from orchestrator.layout import Home, read_json
 from orchestrator.processes import Identity
@@ -178,6 +179,19 @@ def test_a_controller_that_stands_still_is_told(machine: Machine) -> None:
         done = machine.muster("up")
     machine.home.address.unlink()
     assert (done.code, f"process {me.pid} is there" in done.err) == (4, True)
+
+
+def test_relative_places_mean_the_same_to_the_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller stands elsewhere, so what names a place in its environment is absolute."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MUSTER_HOME", "MUSTER_SIMULATED_NODE", "PYTHONPATH"):
+        monkeypatch.setenv(name, "here")
+    found = _environment()
+    assert found["MUSTER_HOME"] == found["MUSTER_SIMULATED_NODE"] == str(tmp_path / "here")
+    assert str(tmp_path / "here") in found["PYTHONPATH"].split(os.pathsep)
+    assert found["PATH"] == os.environ["PATH"]
 
 
 def test_tokens_are_made_shown_once_and_removed(machine: Machine) -> None:
