@@ -112,6 +112,7 @@ class JobRay:
         self._asked: Start | None = None
         self._starts = 0
         self._reserves = 0
+        self._waits = False
         self._again = False
         self._up_seconds: Mapping[str, float] = {}
         self._kept: list[Message] = []
@@ -153,9 +154,12 @@ class JobRay:
         """
         if placement == self._placement or self.ended:
             return
-        self._placement, self._answer, self._reserves = placement, None, next(_SERIALS)
-        self._line.reserve(placement, self._reserves, simulated=self._simulated)
-        refusal = self._await_refusal(pump, time.monotonic() + timeout)
+        self.hold(placement, simulated=self._simulated)
+        self._waits = True
+        try:
+            refusal = self._await_refusal(pump, time.monotonic() + timeout)
+        finally:
+            self._waits = False
         if refusal:
             self._placement = None
             raise NodeError(f"Ray does not reserve the devices: {refusal}; see {self._log}")
@@ -229,7 +233,7 @@ class JobRay:
                 ranks = len(self._placement.assignments) if self._placement else 0
                 text = f"Ray holds the devices of {ranks} ranks, {seconds:.2f} s"
                 return [{"event": "note", "text": text, "seconds": {"reserve": seconds}}]
-            case Unreserved(reason=reason) if event.serial is None or not self.there:
+            case Unreserved(reason=reason) if not (self._waits and self.there and event.serial):
                 return [{"event": "note", "text": f"Ray does not hold the devices: {reason}"}]
         return []
 
