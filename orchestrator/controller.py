@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, bell, drill, resume, sources
+from orchestrator import adoption, drill, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
@@ -110,6 +111,8 @@ class Controller:
     """The id of a submitted job; empty: its name."""
     queued: bool = False
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
+    rest: float = _TICK
+    """Seconds after which it looks around though nothing has arrived."""
 
     def __post_init__(self) -> None:
         self._recorder = Recorder(self.log, self.watcher)
@@ -144,6 +147,16 @@ class Controller:
             now=time.monotonic(),
             observed_at=time.time(),
         )
+
+    def give(self, order: Order) -> None:
+        """Have an order carried out soon; from any thread."""
+        self.order = order
+        self.node.wake()
+
+    def add_fault(self, fault: drill.Fault) -> None:
+        """Have a fault injected when its moment comes; from any thread."""
+        self.faults.append(fault)
+        self.node.wake()
 
     # -- the line ---------------------------------------------------------------------------
 
@@ -219,7 +232,7 @@ class Controller:
         while way is not None and self.node.supervised and not way.gang.looked_at:
             if self._never_started() or time.monotonic() > deadline:
                 return
-            self._pump(0.02)
+            self._pump(deadline - time.monotonic())
 
     def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
         """See that nothing is left of an attempt before another one begins."""
@@ -268,7 +281,7 @@ class Controller:
             if plan.table is not None:
                 plan.table.check()
             files.create()
-            bell.hang(self.spool.bell(number))
+            stop_request.place(self.spool.stop_request(number))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -339,7 +352,14 @@ class Controller:
             if suspect is not None:
                 return suspect
             self._drill(way)
-            self._pump(_TICK)
+            self._pump(self._patience())
+
+    def _patience(self) -> float:
+        """Seconds in which nothing becomes due that no message tells of."""
+        if not self._keeper.idle:
+            return _TICK
+        left = math.inf if self.ends_at is None else self.ends_at - time.monotonic()
+        return max(0.0, min(self.rest, left))
 
     def _pump(self, timeout: float) -> None:
         """Take what has arrived within `timeout` seconds, and let others look."""
@@ -512,8 +532,8 @@ class Controller:
 
     def _wait(self, delay: float) -> None:
         until = time.monotonic() + delay
-        while time.monotonic() < until:
-            self._pump(min(_TICK, delay))
+        while (left := until - time.monotonic()) > 0:
+            self._pump(min(self.rest, left))
 
     def _succeed(self, way: UnderWay) -> Outcome:
         self._keeper.settle()
@@ -553,7 +573,7 @@ class Controller:
         if not all(view.beat is not None and view.beat.stops for view in views):
             return
         try:
-            bell.ring(self.spool.bell(self.ledger.attempt))
+            stop_request.ask(self.spool.stop_request(self.ledger.attempt))
         except OSError as error:
             self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
             return

@@ -425,7 +425,7 @@ class _Gang:
             "MUSTER_RESUME_FROM": _text(self.attempt.resume_from) or "",
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
-            "MUSTER_BELL": str(self.spool.bell(self.attempt.number)),
+            "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
             "MUSTER_SNAPSHOT": "{}",

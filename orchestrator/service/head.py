@@ -247,7 +247,7 @@ class Head:
         controller = drive.controller if drive else None
         if controller is None or not record.state.holds_devices:
             raise Refused(f"{job} is {record.state.value}: only a running job can be broken")
-        controller.faults.append(parsed)
+        controller.add_fault(parsed)
 
     # -- driving ----------------------------------------------------------------------------
 
