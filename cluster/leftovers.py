@@ -1,4 +1,7 @@
-"""Find and remove what a session of processes leaves behind. Standard library only."""
+"""Find and remove what a session of processes leaves behind. Standard library only.
+
+`python -m cluster.leftovers DIRECTORY` kills its own session and removes the directory.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -63,3 +67,8 @@ def remove_tree(path: str) -> None:
         if not os.path.lexists(path) or time.monotonic() > deadline:
             return
         time.sleep(_POLL_S)
+
+
+if __name__ == "__main__":
+    sweep(os.getsid(0), spare=os.getpid())
+    remove_tree(sys.argv[1])

@@ -55,7 +55,10 @@ class Up:
 
 @dataclass(frozen=True)
 class Ready:
-    """A supervisor of `job` runs. `seconds` names what the start took its time for."""
+    """A supervisor of `job` runs. `seconds` names what the start took its time for.
+
+    `serial` is that of the request, here and elsewhere; None: nobody asked.
+    """
 
     job: str
     node: str
@@ -63,6 +66,7 @@ class Ready:
     node_id: str
     supervisor: ProcessId
     seconds: Mapping[str, float]
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Failed:
 
     job: str
     reason: str
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Reserved:
 
     job: str
     seconds: float
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Unreserved:
 
     job: str
     reason: str
+    serial: int | None = None
 
 
 @dataclass(frozen=True)
@@ -224,15 +231,19 @@ class RayNode:
         """Ask for a Ray where there is none; answered by Up or Failed."""
         self._send({"do": "up"})
 
-    def start_supervisor(self, job: str, start: Start) -> None:
-        """Ask for a supervisor, and for a Ray where there is none; answered by Ready or Failed."""
-        self._send({"do": "start", "job": job, "start": _plain(start)})
+    def start_supervisor(self, job: str, start: Start, serial: int | None = None) -> None:
+        """Ask for a supervisor, and for a Ray where there is none; answered by Ready or Failed.
+
+        The answer has the `serial`, by which the caller knows it.
+        """
+        self._send({"do": "start", "job": job, "start": _plain(start), "serial": serial})
 
     def reserve(
         self,
         job: str,
         bundles: Sequence[Mapping[str, float]],
         resources: Mapping[str, float] | None = None,
+        serial: int | None = None,
     ) -> None:
         """Ask for exactly these bundles for the job; answered by Reserved or Unreserved.
 
@@ -244,6 +255,7 @@ class RayNode:
             "do": "reserve",
             "job": job,
             "bundles": [dict(one) for one in bundles],
+            "serial": serial,
         }
         if resources is not None:
             request["resources"] = dict(resources)
@@ -310,13 +322,14 @@ def _event(raw: Mapping[str, Any]) -> Event:
                 node_id=raw["node_id"],
                 supervisor=ProcessId(**raw["supervisor"]),
                 seconds=raw["seconds"],
+                serial=raw["serial"],
             )
         case "failed":
-            return Failed(raw["job"], raw["reason"])
+            return Failed(raw["job"], raw["reason"], raw["serial"])
         case "reserved":
-            return Reserved(raw["job"], raw["seconds"])
+            return Reserved(raw["job"], raw["seconds"], raw["serial"])
         case "unreserved":
-            return Unreserved(raw["job"], raw["reason"])
+            return Unreserved(raw["job"], raw["reason"], raw["serial"])
         case "ray_lost":
             return RayLost(raw["reason"])
         case "nodes":

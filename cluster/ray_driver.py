@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.detach import detach
 from cluster.reservation import by_count, lacking, part_of_node
@@ -21,9 +24,12 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _GROUP_TIMEOUT_S = 30.0
 _FREE_TIMEOUT_S = 2.0
 _TASK_TIMEOUT_S = 60.0
+_REACH_TIMEOUT_S = 5.0
+_FORMER_AFTER_S = 60.0
 _POLL_S = 0.01
 _GROUP_POLL_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
+_PREFIX = "muster-"
 
 Bundles = list[dict[str, float]]
 
@@ -37,8 +43,8 @@ class _Holding:
     group: Any = None
 
 
-class Superseded(RuntimeError):
-    """Other bundles have been asked for since."""
+class NotHeld(RuntimeError):
+    """The bundles cannot be had; the message says why."""
 
 
 class Driver:
@@ -46,7 +52,7 @@ class Driver:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
-        self._joined = bool(config["address"])
+        self.joined = bool(config["address"])
         self._holdings: dict[str, _Holding] = {}
         self._node_id = ""
         self._offered: Mapping[str, float] = {}
@@ -60,7 +66,7 @@ class Driver:
         import ray
 
         imported = time.monotonic()
-        pids = self._join() if self._joined else self._start_local()
+        pids = self._join() if self.joined else self._start_local()
         context = ray.get_runtime_context()
         self._node_id = context.get_node_id()
         seconds = {"import": imported - begin, "ray": time.monotonic() - imported}
@@ -69,7 +75,7 @@ class Driver:
         return {
             "event": "up",
             "address": context.gcs_address,
-            "resources": self._offered if self._joined else self._config["resources"],
+            "resources": self._offered if self.joined else self._config["resources"],
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "pids": pids,
         }
@@ -104,6 +110,7 @@ class Driver:
         import ray
 
         address = self._config["address"]
+        _reach(address)
         here = f"this machine is no node of the Ray cluster at {address}"
         if not _raylets(""):
             raise RuntimeError(f"{here}: no raylet runs here; `ray start --address=…` makes it one")
@@ -116,16 +123,21 @@ class Driver:
         raylets = _raylets(ray.get_runtime_context().get_node_id())
         if not raylets:
             raise RuntimeError(f"{here}: Ray gave us a raylet that does not run here")
-        self._forget_former()
+        late = threading.Timer(_FORMER_AFTER_S, self._forget_former)
+        late.daemon = True
+        late.start()
         return {"raylet": raylets}
 
     def _forget_former(self) -> None:
-        """Give back what an earlier driver of ours still holds for jobs that are over."""
+        """Give back what an earlier driver of ours still holds for jobs that are over.
+
+        By now whoever adopts jobs that go on has asked for what they hold.
+        """
         import ray
 
-        wanted = {_group_name(job) for job in self._config["reservations"]}
         for group in ray.util.placement_group_table().values():
-            if group["name"] not in wanted and group["state"] != "REMOVED":
+            over = group["name"].removeprefix(_PREFIX) not in self._holdings
+            if over and group["state"] != "REMOVED":
                 # Only those of our namespace can be had by name.
                 with contextlib.suppress(ValueError):
                     _remove(ray.util.get_placement_group(group["name"]))
@@ -141,9 +153,9 @@ class Driver:
     def reserve(self, job: str, bundles: Bundles, *, anew: bool = False) -> float:
         """Hold these bundles for the job instead of any others. Returns the seconds it took.
 
-        Raises TimeoutError when they do not fit, ValueError when they cannot be had of a Ray
-        that was joined, Superseded; then nothing is held. `anew` says that they were held
-        before: then the next start tries again.
+        Raises NotHeld when they do not fit, cannot be had of a Ray that was joined, or others
+        were asked for meanwhile; then nothing is held. `anew` says that they were held before:
+        then the next start tries again.
         """
         begin = time.monotonic()
         holding = self._holding(job)
@@ -160,37 +172,51 @@ class Driver:
 
     def _release(self, job: str, holding: _Holding) -> None:
         group, holding.group, holding.held = holding.group, None, []
-        if group is None and self._joined:
+        if group is None and self.joined:
             group = _group_of(job)
         if group is not None:
             _remove(group)
 
     def _hold(self, job: str, holding: _Holding, bundles: Bundles) -> None:
+        asked, here = self._asked(bundles)
+        if asked:
+            self._await_free(job, asked)
+            holding.group = self._granted(job, holding, asked, here)
+        holding.held = bundles
+
+    def _granted(
+        self, job: str, holding: _Holding, asked: Bundles, here: list[dict[str, str]] | None
+    ) -> Any:
+        """A placement group that is there."""
         from ray.util.placement_group import placement_group
 
-        asked, here = self._asked(bundles)
-        self._await_free(job, asked)
-        group = asked and placement_group(
+        wanted = holding.wanted
+        group = placement_group(
             asked,
             strategy="STRICT_PACK",
             name=_group_name(job),
             lifetime="detached",
             bundle_label_selector=here,
         )
+        deadline = time.monotonic() + _GROUP_TIMEOUT_S
         try:
-            if group:
-                self._await_group(job, holding, bundles, group)
+            while not group.wait(_GROUP_POLL_S):
+                if holding.wanted is not wanted:
+                    raise NotHeld("other devices were asked for meanwhile")
+                if time.monotonic() > deadline:
+                    lack = lacking(asked, self._available()) or "yet all of it is free"
+                    raise NotHeld(_not_held(job, asked, _GROUP_TIMEOUT_S, lack))
         except BaseException:
             _remove(group)
             raise
-        holding.group, holding.held = group or None, bundles
+        return group
 
     def _asked(self, bundles: Bundles) -> tuple[Bundles, list[dict[str, str]] | None]:
         """What Ray is asked for, and where: other Rays know no devices by our names."""
-        if not self._joined:
+        if not self.joined:
             return bundles, None
         if problem := part_of_node(bundles, self._offered):
-            raise ValueError(problem)
+            raise NotHeld(problem)
         counted = by_count(bundles)
         return counted, [{_NODE_LABEL: self._node_id}] * len(counted)
 
@@ -198,12 +224,12 @@ class Driver:
         """Wait a moment until Ray knows that what we gave back is free, which takes 0.1 s.
 
         A group that does not fit at once is tried again after a whole second. Raises
-        TimeoutError.
+        NotHeld.
         """
         deadline = time.monotonic() + _FREE_TIMEOUT_S
         while lack := lacking(bundles, self._available()):
             if time.monotonic() > deadline:
-                raise TimeoutError(_not_held(job, bundles, _FREE_TIMEOUT_S, lack))
+                raise NotHeld(_not_held(job, bundles, _FREE_TIMEOUT_S, lack))
             time.sleep(_POLL_S)
 
     def _available(self) -> Mapping[str, float]:
@@ -211,15 +237,6 @@ class Driver:
 
         available: dict[str, dict[str, float]] = state.available_resources_per_node()
         return available.get(self._node_id, {})
-
-    def _await_group(self, job: str, holding: _Holding, bundles: Bundles, group: Any) -> None:
-        deadline = time.monotonic() + _GROUP_TIMEOUT_S
-        while not group.wait(_GROUP_POLL_S):
-            if holding.wanted is not bundles:
-                raise Superseded("other devices were asked for meanwhile")
-            if time.monotonic() > deadline:
-                lack = lacking(group.bundle_specs, self._available()) or "yet all of it is free"
-                raise TimeoutError(_not_held(job, bundles, _GROUP_TIMEOUT_S, lack))
 
     def start(self, job: str, start: Mapping[str, Any]) -> dict[str, Any]:
         """Start a supervisor on this node. Returns the `ready` event.
@@ -232,7 +249,7 @@ class Driver:
             seconds["reserve"] = self.reserve(job, holding.wanted, anew=True)
         begin = time.monotonic()
         # A raylet of others may run as another user, and renices what it starts.
-        supervisor = detach(start) if self._joined else self._in_a_worker(start)
+        supervisor = detach(start) if self.joined else self._in_a_worker(start)
         seconds["supervisor"] = round(time.monotonic() - begin, 3)
         node = next(node for node in self.nodes() if node["node_id"] == self._node_id)
         return {
@@ -269,16 +286,31 @@ class Driver:
         ]
 
     def down(self) -> None:
-        """Give all reservations back, and end Ray or leave it."""
+        """End Ray, and with it what it holds; one of others holds on, for ranks that go on."""
         import ray
 
-        for job, holding in list(self._holdings.items()):
-            self._release(job, holding)
         ray.shutdown()
 
 
+def _reach(address: str) -> None:
+    """Raise ConnectionError where nothing listens; Ray itself would wait for minutes."""
+    if address == "auto":
+        return
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise ConnectionError(f"{address!r} is no address of a Ray cluster: HOST:PORT, or auto")
+    try:
+        socket.create_connection((host, port), _REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray answers at {address}: {error.strerror or error}") from None
+
+
 def _group_name(job: str) -> str:
-    return f"muster-{job}"
+    return f"{_PREFIX}{job}"
 
 
 def _group_of(job: str) -> Any:

@@ -1,9 +1,5 @@
-"""Keep a Ray driver process, and leave nothing of it behind, whatever dies.
+"""Keep a Ray driver process, whatever dies: ask it what was asked, and again of its successor.
 
-Ray is not trusted to clean up: the driver leads a session of its own, everything Ray starts
-stays in that session (supervisors leave it), and at the end whatever is still in it is
-killed. The session's number cannot be reused before that, for the driver is reaped last.
-Deaths of raylet and GCS are seen at once through pidfds, not after Ray's own timeouts.
 Standard library only.
 """
 
@@ -15,7 +11,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,26 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.detach import package_path
-from cluster.device import DeviceKind
-from cluster.leftovers import remove_tree, sweep
+from cluster.leftovers import remove_tree
+from cluster.ray_child import RayChild, lines
 from cluster.reservation import lacking
 
 STOP_GRACE_S = 5.0
 START_TIMEOUT_S = 120.0
 # A raylet gives up when its agents need more than 15 s, as they may on a busy machine.
 BRING_UP_TRIES = 2
-_POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
 
-# Ray renices its workers; a supervisor started by one, and its ranks, must not be reniced.
-_RAY_ENV = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",
-}
 _CONFIG_KEYS = ("temp_dir", "address", "namespace", "resources", "reservations")
-# What is offered is counted by us; these would make Ray refuse the count.
-_NOT_FOR_RAY = frozenset({kind.visible_variable for kind in DeviceKind if kind.visible_variable})
 
 
 @dataclass
@@ -64,8 +50,7 @@ class Keeper:
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = list(argv)
         self._config: dict[str, Any] = {}
-        self._driver: subprocess.Popen[bytes] | None = None
-        self._watched: list[int] = []
+        self._driver: RayChild | None = None
         self._up = False
         self._tries = 0
         self._why = ""
@@ -78,7 +63,6 @@ class Keeper:
         signal.set_wakeup_fd(wake)
         self._stopping = False
         self._input = bytearray()
-        self._output = bytearray()
 
     def serve(self) -> None:
         """Serve until stop, end of input, SIGTERM or the controller's death; then clean up."""
@@ -126,7 +110,7 @@ class Keeper:
         data = os.read(0, 1 << 16)
         if not data:
             self._stopping = True
-        for request in _lines(self._input, data):
+        for request in lines(self._input, data):
             if not self._stopping:
                 self._handle(request)
 
@@ -134,7 +118,7 @@ class Keeper:
         if not self._config:
             problem = self._configure(request)
             if problem:
-                _say({"event": "failed", "job": "", "reason": problem})
+                _refuse({"do": "up"}, problem)
                 self._stopping = True
                 return
             self._bring_up([])
@@ -229,12 +213,12 @@ class Keeper:
         return [owed.request for owed in self._owed]
 
     def _again(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What of these a new Ray is asked, beside holding all that is to be held."""
+        """What of these a new Ray is to answer; one that gives something back is answered here."""
         held = self._config["reservations"]
         for request in requests:
             if request["do"] == "reserve" and request["job"] not in held:
-                _say({"event": "reserved", "job": request["job"], "seconds": 0.0})
-        return [request for request in requests if request["do"] in ("start", "nodes")]
+                _answer(request, {"event": "reserved", "seconds": 0.0})
+        return [request for request in requests if request["do"] != "up"]
 
     def _bring_up(self, requests: Sequence[dict[str, Any]]) -> None:
         self._tries = 0
@@ -244,53 +228,30 @@ class Keeper:
         """Start a driver, and ask it first for what is to be held, then for these."""
         if not self._config["address"]:
             os.makedirs(self._config["temp_dir"], mode=0o700, exist_ok=True)
-        self._driver = driver = subprocess.Popen(
-            self._argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-            env=_environment(self._config["address"]),
+        self._driver = RayChild(
+            self._argv, self._config["address"], self._selector, self._on_reply, self._lose
         )
         self._up, self._why = False, ""
         self._tries += 1
-        self._output.clear()
-        assert driver.stdout is not None
-        os.set_blocking(driver.stdout.fileno(), False)
-        self._selector.register(driver.stdout.fileno(), selectors.EVENT_READ, self._on_reply)
-        self._watch(driver.pid, "the Ray driver")
         self._pass_on({"do": "up", **self._config})
+        asked = {request["job"]: request for request in requests if request["do"] == "reserve"}
         for job, bundles in self._config["reservations"].items():
-            self._pass_on({"do": "reserve", "job": job, "bundles": bundles, "anew": True})
+            anew = {"do": "reserve", "job": job, "bundles": bundles, "anew": True}
+            self._pass_on(asked.get(job, anew))
         for request in requests:
-            self._pass_on(request)
-
-    def _watch(self, pid: int, name: str) -> None:
-        """Treat the death of a child or grandchild as the loss of Ray, at once."""
-        # A pid that is gone already is unlikely, and the driver will notice it later.
-        with contextlib.suppress(ProcessLookupError):
-            handle = os.pidfd_open(pid)
-            self._watched.append(handle)
-            lost = f"{name} (pid {pid}) died"
-            self._selector.register(handle, selectors.EVENT_READ, lambda: self._lose(lost))
+            if request["do"] != "reserve":
+                self._pass_on(request)
 
     def _pass_on(self, request: dict[str, Any]) -> None:
-        assert self._driver is not None and self._driver.stdin is not None
+        assert self._driver is not None
         self._owed.append(_Owed(request, time.monotonic() + START_TIMEOUT_S))
-        # A driver that has died is noticed by its pidfd.
-        with contextlib.suppress(BrokenPipeError):
-            self._driver.stdin.write(json.dumps(request).encode() + b"\n")
-            self._driver.stdin.flush()
+        self._driver.ask(request)
 
     def _on_reply(self) -> None:
         """Pass on all that the driver has said so far."""
-        assert self._driver is not None and self._driver.stdout is not None
-        # The end of its output is no news: its pidfd tells.
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._driver.stdout.fileno(), 1 << 16):
-                for event in _lines(self._output, data):
-                    self._on_event(event)
-            self._unlisten(self._driver)
+        assert self._driver is not None
+        for event in self._driver.replies():
+            self._on_event(event)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "up":
@@ -304,7 +265,7 @@ class Keeper:
             if answered:
                 self._owed.remove(answered)
                 self._forget_refused(event, answered.request)
-                _say(event)
+                _answer(answered.request, event)
 
     def _forget_refused(self, event: Mapping[str, Any], request: Mapping[str, Any]) -> None:
         """What was not given is not asked for again, unless it had been held once."""
@@ -314,10 +275,11 @@ class Keeper:
             del held[request["job"]]
 
     def _on_up(self, event: dict[str, Any]) -> None:
+        assert self._driver is not None
         self._up = True
         for name, pids in event.pop("pids").items():
             for pid in pids:
-                self._watch(pid, name)
+                self._driver.watch(pid, name)
         # Only now are the others begun.
         deadline = time.monotonic() + START_TIMEOUT_S
         self._owed = [_Owed(r, deadline) for r in self._owed_requests() if r["do"] != "up"]
@@ -340,37 +302,11 @@ class Keeper:
             _refuse(request, why or f"Ray was lost: {reason}")
 
     def _end_driver(self, grace_s: float) -> None:
-        """Let the driver take Ray down within `grace_s`, then kill its whole session."""
+        """Let the driver take Ray down within `grace_s`, then kill what is left of it."""
         driver, self._driver = self._driver, None
-        if driver is None:
-            return
         self._owed, self._up = [], False
-        self._forget(driver)
-        assert driver.stdin is not None and driver.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            driver.stdin.close()
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and not _exited(driver.pid):
-            time.sleep(_POLL_S)
-        left = sweep(driver.pid)
-        driver.stdout.close()
-        if left:
-            print(f"processes {left} of Ray could not be killed", file=sys.stderr)
-        else:
-            driver.wait()
-
-    def _forget(self, driver: subprocess.Popen[bytes]) -> None:
-        for handle in self._watched:
-            self._selector.unregister(handle)
-            os.close(handle)
-        self._watched.clear()
-        self._unlisten(driver)
-
-    def _unlisten(self, driver: subprocess.Popen[bytes]) -> None:
-        assert driver.stdout is not None
-        # Not registered any more once its end has been read.
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(driver.stdout.fileno())
+        if driver is not None:
+            driver.end(grace_s)
 
 
 def refusal(what: str) -> str:
@@ -379,32 +315,11 @@ def refusal(what: str) -> str:
 
 
 def _refuse(request: Mapping[str, Any], reason: str) -> None:
-    _say({"event": refusal(request["do"]), "job": request.get("job", ""), "reason": reason})
+    _answer(request, {"event": refusal(request["do"]), "reason": reason})
 
 
-def _environment(address: str | None) -> dict[str, str]:
-    """The driver's environment: that of Ray's users is for a Ray that they started."""
-    kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_RAY}
-    if address is None:
-        kept = {name: value for name, value in kept.items() if not name.startswith("RAY_")}
-    elif address != "auto":
-        # It would be taken for the address that was given.
-        kept.pop("RAY_ADDRESS", None)
-    return {**kept, **_RAY_ENV, "PYTHONPATH": package_path()}
-
-
-def _exited(pid: int) -> bool:
-    """Whether a child has exited; it is left unreaped, so that its pid stays taken."""
-    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, pid, flags) is not None
-
-
-def _lines(buffer: bytearray, data: bytes) -> list[dict[str, Any]]:
-    """Add `data` to `buffer` and take out its complete lines."""
-    buffer += data
-    *whole, rest = bytes(buffer).split(b"\n")
-    buffer[:] = rest
-    return [json.loads(line) for line in whole if line.strip()]
+def _answer(request: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+    _say({"job": request.get("job", ""), "serial": request.get("serial"), **event})
 
 
 def _say(event: Mapping[str, Any]) -> None:

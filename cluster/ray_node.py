@@ -27,7 +27,8 @@ raylet, the GCS or the driver itself is lost. JSON lines come in on stdin and go
                                                        all jobs, or asked for since; each is
                                                        answered again; a start tries it again
 
-Answers for one job come in the order of its requests. Jobs do not wait for each other.
+Answers for one job come in the order of its requests, each with the "serial" that its request
+had; one that nobody asked for has none. Jobs do not wait for each other.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from cluster import ray_keeper
 from cluster.lanes import Lanes
-from cluster.leftovers import remove_tree, sweep
-from cluster.ray_driver import Driver
+from cluster.ray_driver import Driver, NotHeld
+
+_LAST_WORDS_S = 2.0
 
 
 class _Replies:
@@ -69,30 +72,41 @@ def _requests() -> Iterator[dict[str, Any]]:
 
 
 def _drive() -> NoReturn:
-    """Serve the keeper: bring Ray up, answer until the end of input, take Ray down."""
+    """Serve the keeper: bring Ray up, answer until it says stop, take Ray down."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keeper = os.getppid()
     replies = _Replies()
     requests = _requests()
     config = next(requests)
     driver = Driver(config)
-    lanes = Lanes()
+    orphan = failed = False
     try:
         replies.say(driver.up())
-        for request in requests:
-            driver.expect(request)
-            lanes.put(request.get("job", ""), partial(_serve, driver, request, replies))
-        driver.down()
+        orphan = not _listen(driver, requests, replies)
+        if not orphan:
+            driver.down()
     except Exception as error:
         replies.say({"event": "failed", "reason": f"Ray: {type(error).__name__}: {error}"})
-        raise
-    finally:
-        if os.getppid() != keeper:
-            sweep(os.getsid(0), spare=os.getpid())
-            if not config["address"]:
-                remove_tree(config["temp_dir"])
+        traceback.print_exc()
+        failed = True
+    if (orphan or os.getppid() != keeper) and not config["address"]:
+        # Nobody else takes Ray away, and no Ray may be in the process that does: it would end.
+        os.execv(sys.executable, [sys.executable, "-m", "cluster.leftovers", config["temp_dir"]])
     # Not the long way out: threads may still wait for a Ray that is gone.
-    os._exit(0)
+    os._exit(failed)
+
+
+def _listen(driver: Driver, requests: Iterator[dict[str, Any]], replies: _Replies) -> bool:
+    """Serve requests until the end; whether there was word of it."""
+    lanes = Lanes()
+    for request in requests:
+        if request["do"] == "stop":
+            # A Ray of others must have back what was given back before we leave it.
+            lanes.drain(_LAST_WORDS_S if driver.joined else 0.0)
+            return True
+        driver.expect(request)
+        lanes.put(request.get("job", ""), partial(_serve, driver, request, replies))
+    return False
 
 
 def _serve(driver: Driver, request: Mapping[str, Any], replies: _Replies) -> None:
@@ -116,7 +130,8 @@ def _answer(driver: Driver, request: Mapping[str, Any]) -> dict[str, Any]:
         # A Ray task error carries the worker's traceback; its cause says it in a line.
         cause = getattr(error, "cause", None) or error
         event = ray_keeper.refusal(request["do"])
-        return {"event": event, "reason": f"{type(cause).__name__}: {cause}"}
+        plain = str(cause) if isinstance(cause, NotHeld) else f"{type(cause).__name__}: {cause}"
+        return {"event": event, "reason": plain}
 
 
 def main() -> None:

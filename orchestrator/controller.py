@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, drill, resume, sources
+from orchestrator import adoption, drill, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
@@ -33,6 +34,7 @@ from orchestrator.link import Message
 from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
+from orchestrator.rank import EXIT_DONE, EXIT_RETRY
 from orchestrator.recorder import Log, Recorder, Viewer
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
@@ -42,6 +44,8 @@ _TICK = 0.1
 _STOP_TIMEOUT = 30.0
 _SUPERVISOR_TIMEOUT = 60.0
 _ADOPTION_TIMEOUT = 5.0
+_TERM_GRACE = 10.0
+_ORDERLY = frozenset({EXIT_DONE, EXIT_RETRY})
 
 _HAS_GANG = frozenset({JobState.STARTING, JobState.RUNNING, JobState.UNKNOWN, JobState.STOPPING})
 
@@ -107,6 +111,8 @@ class Controller:
     """The id of a submitted job; empty: its name."""
     queued: bool = False
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
+    rest: float = _TICK
+    """Seconds after which it looks around though nothing has arrived."""
 
     def __post_init__(self) -> None:
         self._recorder = Recorder(self.log, self.watcher)
@@ -141,6 +147,16 @@ class Controller:
             now=time.monotonic(),
             observed_at=time.time(),
         )
+
+    def give(self, order: Order) -> None:
+        """Have an order carried out soon; from any thread."""
+        self.order = order
+        self.node.wake()
+
+    def add_fault(self, fault: drill.Fault) -> None:
+        """Have a fault injected when its moment comes; from any thread."""
+        self.faults.append(fault)
+        self.node.wake()
 
     # -- the line ---------------------------------------------------------------------------
 
@@ -197,7 +213,9 @@ class Controller:
             self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
             self._recorder.record("next", reason, state=JobState.RECOVERING)
             return self._without_gang(way)
-        self._devices.hold(way.gang.plan.placement, way.gang.plan.simulated)
+        plan = way.gang.plan
+        self._devices.hold(plan.placement, plan.simulated)
+        self.node.hold(plan.placement, simulated=bool(plan.simulated))
         self._judge.reopen()
         if not self.node.supervised:
             adoption.kill(self.ledger.supervisor)
@@ -214,7 +232,7 @@ class Controller:
         while way is not None and self.node.supervised and not way.gang.looked_at:
             if self._never_started() or time.monotonic() > deadline:
                 return
-            self._pump(0.02)
+            self._pump(deadline - time.monotonic())
 
     def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
         """See that nothing is left of an attempt before another one begins."""
@@ -263,6 +281,7 @@ class Controller:
             if plan.table is not None:
                 plan.table.check()
             files.create()
+            stop_request.place(self.spool.stop_request(number))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -333,7 +352,14 @@ class Controller:
             if suspect is not None:
                 return suspect
             self._drill(way)
-            self._pump(_TICK)
+            self._pump(self._patience())
+
+    def _patience(self) -> float:
+        """Seconds in which nothing becomes due that no message tells of."""
+        if not self._keeper.idle:
+            return _TICK
+        left = math.inf if self.ends_at is None else self.ends_at - time.monotonic()
+        return max(0.0, min(self.rest, left))
 
     def _pump(self, timeout: float) -> None:
         """Take what has arrived within `timeout` seconds, and let others look."""
@@ -506,8 +532,8 @@ class Controller:
 
     def _wait(self, delay: float) -> None:
         until = time.monotonic() + delay
-        while time.monotonic() < until:
-            self._pump(min(_TICK, delay))
+        while (left := until - time.monotonic()) > 0:
+            self._pump(min(self.rest, left))
 
     def _succeed(self, way: UnderWay) -> Outcome:
         self._keeper.settle()
@@ -533,11 +559,32 @@ class Controller:
                     order=kind,
                     preempts=order.preempts,
                 )
-            self._stop(self.way, grace=halt.grace)
+            if halt.saves:
+                self._let_save(self.way, halt.saves)
+            self._stop(self.way, grace=_TERM_GRACE)
             self._end_attempt(self.way)
             self._keeper.settle()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         return _OUTCOMES[halt.state]
+
+    def _let_save(self, way: UnderWay, patience: float) -> None:
+        """Have the ranks write a checkpoint and leave, if they all can; not for ever."""
+        views = way.gang.views
+        if not all(view.beat is not None and view.beat.stops for view in views):
+            return
+        try:
+            stop_request.ask(self.spool.stop_request(self.ledger.attempt))
+        except OSError as error:
+            self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
+            return
+        deadline = time.monotonic() + patience
+        while self.node.supervised and time.monotonic() < deadline:
+            exits = [view.exit for view in way.gang.views]
+            if all(exits) or any(one and one.code not in _ORDERLY for one in exits):
+                return
+            for message in self.node.poll(_TICK):
+                self._take(message)
+            self._look()
 
     def _return(self, reason: str) -> Outcome:
         """Go back into the queue, before those that were never started."""

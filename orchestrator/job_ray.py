@@ -7,6 +7,7 @@ for the one of a service.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,9 @@ from orchestrator import processes
 from orchestrator.link import Message
 
 _RESERVE_TIMEOUT = 120.0
+
+# Answers to requests of one job's former share must not be taken for its own.
+_SERIALS = itertools.count(1)
 
 Pump = Callable[[float], None]
 
@@ -55,6 +59,9 @@ class NodeRay(Protocol):
     def reserve(self, placement: Placement, pump: Pump) -> None:
         """Have the devices of a placement held."""
 
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """Have them held for a gang that runs already; returns at once."""
+
     def messages(self, *, supervised: bool) -> list[Message]:
         """What has happened."""
 
@@ -77,11 +84,11 @@ class Line(Protocol):
     def open(self, resources: Mapping[str, float]) -> bool:
         """Have a Ray come up with at least these resources; whether one is there, or coming."""
 
-    def start_supervisor(self, start: Start) -> None:
-        """Answered by Ready or Failed."""
+    def start_supervisor(self, start: Start, serial: int) -> None:
+        """Answered by Ready or Failed of this serial."""
 
-    def reserve(self, placement: Placement, *, simulated: bool) -> None:
-        """Answered by Reserved or Unreserved."""
+    def reserve(self, placement: Placement, serial: int, *, simulated: bool) -> None:
+        """Answered by Reserved or Unreserved of this serial."""
 
     def raylets(self) -> tuple[int, ...]:
         """The raylets of a Ray of ours on this machine."""
@@ -103,6 +110,9 @@ class JobRay:
         self._placement: Placement | None = None
         self._answer: Reserved | Unreserved | None = None
         self._asked: Start | None = None
+        self._starts = 0
+        self._reserves = 0
+        self._waits = False
         self._again = False
         self._up_seconds: Mapping[str, float] = {}
         self._kept: list[Message] = []
@@ -129,8 +139,12 @@ class JobRay:
         """
         if self.ended:
             raise NodeError(f"Ray is gone for good; see {self._log}")
-        self._asked, self._again = supervisor, True
-        self._line.start_supervisor(supervisor)
+        self._again = True
+        self._ask(supervisor)
+
+    def _ask(self, supervisor: Start) -> None:
+        self._asked, self._starts = supervisor, next(_SERIALS)
+        self._line.start_supervisor(supervisor, self._starts)
 
     def reserve(self, placement: Placement, pump: Pump, timeout: float = _RESERVE_TIMEOUT) -> None:
         """Have Ray hold the very devices of `placement`, and no others, for the job.
@@ -140,12 +154,21 @@ class JobRay:
         """
         if placement == self._placement or self.ended:
             return
-        self._placement, self._answer = placement, None
-        self._line.reserve(placement, simulated=self._simulated)
-        refusal = self._await_refusal(pump, time.monotonic() + timeout)
+        self.hold(placement, simulated=self._simulated)
+        self._waits = True
+        try:
+            refusal = self._await_refusal(pump, time.monotonic() + timeout)
+        finally:
+            self._waits = False
         if refusal:
             self._placement = None
             raise NodeError(f"Ray does not reserve the devices: {refusal}; see {self._log}")
+
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """The same for a gang that runs already; whether Ray agrees is told and changes nothing."""
+        self._simulated = simulated
+        self._placement, self._answer, self._reserves = placement, None, next(_SERIALS)
+        self._line.reserve(placement, self._reserves, simulated=simulated)
 
     def _await_refusal(self, pump: Pump, deadline: float) -> str:
         """Why the bundles are not held, if they are not; empty too when Ray is lost meanwhile."""
@@ -177,26 +200,15 @@ class JobRay:
             case Up(seconds=seconds):
                 self.there = True
                 self._up_seconds = seconds if self._asked else {}
-            case Ready(seconds=seconds):
-                seconds, self._up_seconds = {**self._up_seconds, **seconds}, {}
-                self._asked = None
-                text = f"a supervisor asked for, {sum(seconds.values()):.1f} s"
-                return [{"event": "ray_ready", "text": text, "seconds": seconds}]
+            case Ready(seconds=seconds, serial=self._starts):
+                return [self._ready(seconds)]
             case Failed(job="", reason=reason):
                 coming, self.there = self.there, False
                 return self._failed(reason, supervised, again=not coming)
-            case Failed(reason=reason):
+            case Failed(reason=reason, serial=self._starts):
                 return self._failed(reason, supervised, again=not self.there)
-            case Reserved(seconds=held_after):
-                self._answer = event
-                ranks = len(self._placement.assignments) if self._placement else 0
-                text = f"Ray holds the devices of {ranks} ranks, {held_after:.2f} s"
-                return [{"event": "note", "text": text, "seconds": {"reserve": held_after}}]
-            case Unreserved(reason=reason):
-                if self.there and self._answer is None:
-                    self._answer = event
-                    return []
-                return [{"event": "note", "text": f"Ray does not hold the devices: {reason}"}]
+            case Reserved() | Unreserved():
+                return self._answered(event)
             case RayLost(reason):
                 self.there = False
                 return [_lost(f"Ray was lost ({reason}); the ranks go on")]
@@ -205,14 +217,34 @@ class JobRay:
                 return [_lost(f"Ray's keeper ended; the ranks go on; see {self._log}")]
         return []
 
+    def _ready(self, more: Mapping[str, float]) -> Message:
+        seconds, self._up_seconds, self._asked = {**self._up_seconds, **more}, {}, None
+        text = f"a supervisor asked for, {sum(seconds.values()):.1f} s"
+        return {"event": "ray_ready", "text": text, "seconds": seconds}
+
+    def _answered(self, event: Reserved | Unreserved) -> list[Message]:
+        """What was asked for last is held, or not; or a new Ray holds it again, or does not."""
+        if event.serial not in (None, self._reserves):
+            return []
+        if event.serial is not None:
+            self._answer = event
+        match event:
+            case Reserved(seconds=seconds):
+                ranks = len(self._placement.assignments) if self._placement else 0
+                text = f"Ray holds the devices of {ranks} ranks, {seconds:.2f} s"
+                return [{"event": "note", "text": text, "seconds": {"reserve": seconds}}]
+            case Unreserved(reason=reason) if not (self._waits and self.there and event.serial):
+                return [{"event": "note", "text": f"Ray does not hold the devices: {reason}"}]
+        return []
+
     def _failed(self, reason: str, supervised: bool, *, again: bool) -> list[Message]:
         """Asked once more where Ray was lost meanwhile; raises NodeError without a supervisor."""
         asked, self._asked = self._asked, None
         if asked is None or supervised:
             return [{"event": "note", "text": f"Ray: {reason}"}]
         if again and self._again and not self.ended:
-            self._asked, self._again = asked, False
-            self._line.start_supervisor(asked)
+            self._again = False
+            self._ask(asked)
             return [{"event": "note", "text": f"a supervisor is asked for again: {reason}"}]
         raise NodeError(f"Ray does not start the supervisor: {reason}")
 

@@ -48,14 +48,14 @@ class _OwnLine:
         self._node = RayNode.start(temp_dir=self._temp_dir, resources=resources, log=self._log)
         return True
 
-    def start_supervisor(self, start: Start) -> None:
+    def start_supervisor(self, start: Start, serial: int) -> None:
         assert self._node is not None
-        self._node.start_supervisor(self._job, start)
+        self._node.start_supervisor(self._job, start, serial)
 
-    def reserve(self, placement: Placement, *, simulated: bool) -> None:
+    def reserve(self, placement: Placement, serial: int, *, simulated: bool) -> None:
         if self._node is not None:
             bundles = self._book.take(self._job, placement, simulated=simulated)
-            self._node.reserve(self._job, bundles, self._book.resources)
+            self._node.reserve(self._job, bundles, self._book.resources, serial)
 
     def raylets(self) -> tuple[int, ...]:
         return raylets_of(self._temp_dir)

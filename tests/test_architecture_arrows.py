@@ -19,6 +19,7 @@ ROOMS = ("orchestrator", "cluster", "model")
 FOLDED = (
     "orchestrator.api",
     "orchestrator.cli",
+    "orchestrator.client",
     "orchestrator.jobfile",
     "orchestrator.queueing",
     "orchestrator.service",
@@ -29,7 +30,7 @@ FOLDED = (
     "cluster.simulated",
 )  # one line each on the map
 
-RAY = {"cluster.ray_node"}
+RAY = {"cluster.ray_driver"}
 RICH = {
     "orchestrator.cli.device_check",
     "orchestrator.cli.device_table",
@@ -55,10 +56,11 @@ SQLITE = {  # nobody else knows SQL
 SUBPROCESS = {
     "cluster.command",  # asks npu-smi and hccn_tool, and the program that asks NVML
     "cluster.detach",  # a double fork needs a process with one thread
+    "cluster.ray_child",  # the keeper starts Ray's driver
     "cluster.ray_client",  # the controller starts Ray's keeper
-    "cluster.ray_keeper",  # which starts Ray's driver
     "orchestrator.cli.service",  # `muster up` starts the controller
     "orchestrator.forkclient",  # the supervisor starts the fork server
+    "orchestrator.patterns",  # searches with expressions of others
     "orchestrator.supervisor",  # and ranks
     "orchestrator.trials",  # tries devices before a start
 }
@@ -73,14 +75,17 @@ SIGNAL = {
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
+    "orchestrator.patterns",  # an alarm ends a search
     "orchestrator.processes",
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (
     "cluster.detach",  # runs on a node before anything else does
+    "cluster.lanes",
     "cluster.leftovers",
     "cluster.ports",
+    "cluster.ray_child",
     "cluster.ray_client",
     "cluster.ray_keeper",
     "cluster.simulated.program",  # answers at once, without site-packages

@@ -105,7 +105,7 @@ def earliest(where: Cluster, jobs: Sequence[Running], one: Waiting) -> float:
     return math.inf
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(scenes() | crowded())
 def test_passing_does_not_delay_the_next_in_line(scene: Scene) -> None:
     """The first that devices are kept for starts as early as if nobody had passed it.
@@ -133,7 +133,7 @@ def apart(where: Cluster, started: Running, other: Waiting) -> bool:
     return not kind.is_slot and has.isdisjoint(started.held)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(scenes() | crowded())
 def test_only_lower_priorities_are_stopped_and_only_if_it_helps(scene: Scene) -> None:
     """The job has room when its victims have gone, has none before, and needs each of them."""
@@ -180,6 +180,22 @@ def test_order_means_nothing(scene: Scene, shuffle: random.Random) -> None:
     assert list(again.reasons) == list(first.reasons)
 
 
+@given(scenes(), scenes())
+def test_values_that_are_kept_change_nothing(scene: Scene, other: Scene) -> None:
+    """A cluster and jobs that passes have seen before are decided upon as if they were new."""
+    where, line, before, quotas = scene
+    new = schedule(line, before, quotas, where, NOW)
+    kept = [[*before], [], before[:1], [*before]]
+    for running in kept:
+        last = schedule(line, running, quotas, where, NOW)
+    assert last == new
+    _, others, _, _ = other
+    schedule(others, before, [], where, NOW)
+    fresh = Cluster(where.inventory, where.withheld)
+    copies = [replace(one) for one in before]
+    assert schedule(line, copies, quotas, fresh, NOW) == schedule(line, before, quotas, where, NOW)
+
+
 @given(fabrics.clusters(), fabrics.requests)
 def test_a_room_answers_as_the_allocator_does(inventory: Inventory, request: Request) -> None:
     """Looking at a few nodes of each sort finds what looking at all of them does."""
@@ -212,7 +228,7 @@ def test_a_held_room_is_refused_as_the_allocator_would(scene: Scene) -> None:
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=5)
+@settings(max_examples=5, deadline=None)
 def test_everything_that_can_run_comes_to_run_and_ends(seed: int) -> None:
     """Some hundred jobs on a clock of their own: all end, though others come before them."""
     draw = random.Random(seed)

@@ -195,7 +195,9 @@ def _summary(rows: list[JobRow]) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no jobs"
 
 
-def _ordering(name: str, order: Callable[[Client, str], JobRow], what: str) -> click.Command:
+def _ordering(
+    name: str, order: Callable[[Client, str], JobRow], wanted: JobState, what: str
+) -> click.Command:
     @needs_controller
     def give(job: str, as_json: bool) -> None:
         target = to_order(job)
@@ -208,15 +210,29 @@ def _ordering(name: str, order: Callable[[Client, str], JobRow], what: str) -> c
         if as_json:
             print_json({"schema": 1, "observed_at": time.time(), **row})
         else:
-            click.echo(f"{target} is {row['state']}: {row['reason'] or ''}".rstrip(": "))
+            click.echo(_become(row, wanted))
 
     return click.command(name, help=what)(job_argument(json_option(give)))
 
 
+def _become(row: JobRow, wanted: JobState) -> str:
+    """What an order has done: a running job obeys a little later."""
+    job, state = row["job"], row["state"]
+    if state == wanted.value:
+        return f"{job} is {state}: {row['reason'] or ''}".rstrip(": ")
+    return f"{job} is {state} and will be {wanted.value}; see it happen: muster status {job} -w"
+
+
 cancel = _ordering(
-    "cancel", Client.cancel, "Stop JOB for good, or take it out of the queue; `resume` undoes it."
+    "cancel",
+    Client.cancel,
+    JobState.CANCELLED,
+    "Stop JOB for good, or take it out of the queue; `resume` undoes it.",
 )
 hold = _ordering(
-    "hold", Client.hold, "Keep JOB from running until it is released; one that runs is stopped."
+    "hold",
+    Client.hold,
+    JobState.HELD,
+    "Keep JOB from running until it is released; one that runs is stopped.",
 )
-release = _ordering("release", Client.release, "Let JOB, which is held, go on.")
+release = _ordering("release", Client.release, JobState.QUEUED, "Let JOB, which is held, go on.")

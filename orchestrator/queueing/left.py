@@ -21,53 +21,59 @@ from cluster.offer import Offer, offer_of
 from orchestrator.queueing.held import Held
 
 Sort = tuple[Any, ...]
-Shelf = tuple[DeviceKind, int | None]
+Shelf = tuple[str, int | None]
 """Kind and CPUs per rank: requests that agree in those find the same nodes alike."""
 
-_REMEMBERED = 16
+_REMEMBERED = 32
+"""So many ways to hold parts of a node are remembered, for the next pass."""
 
 
 class Left:
-    """A node less what is held of it. Nothing here changes; `but` gives another one.
-
-    What follows one is remembered by it, so that a pass finds what the last one worked out.
-    """
+    """A node less what is held of it. Nothing here changes; the others give another one."""
 
     def __init__(
-        self, node: Node, barred: Mapping[str, str], held: tuple[Held, ...] = ()
+        self,
+        node: Node,
+        barred: Mapping[str, str],
+        held: tuple[Held, ...] = (),
+        whole: Left | None = None,
     ) -> None:
         self.node = node
         self.held = held
         self._barred = barred
-        self._whole = self
-        self._next: dict[Held, Left] = {}
-        self._free: dict[DeviceKind, tuple[Device, ...]] = {}
+        self._whole = whole or self
+        self._known: dict[tuple[Held, ...], Left] = {}  # used of the whole node only
+        self._free: dict[str, tuple[Device, ...]] = {}
+        self._worth: dict[str, Sort] = {}
         self._sorts: dict[Shelf, Sort | None] = {}
         self._offers: dict[tuple[Any, ...], Offer] = {}
 
+    def holding(self, held: tuple[Held, ...]) -> Left:
+        """What is left when just this is held. Several may hold the same."""
+        if not held:
+            return self._whole
+        known = self._whole._known
+        left = known.get(held)
+        if left is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            left = known[held] = Left(self.node, self._barred, held, self._whole)
+        return left
+
     def but(self, held: Held) -> Left:
-        """What is left when this is held as well. Several may hold the same."""
-        known = self._next.get(held)
-        if known is not None:
-            return known
-        if len(self._next) >= _REMEMBERED:
-            self._next.clear()
-        other = self._next[held] = Left(self.node, self._barred, (*self.held, held))
-        other._whole = self._whole
-        return other
+        """What is left when this is held as well."""
+        return self.holding((*self.held, held))
 
     def without(self, held: Held) -> Left:
         """What is left when this very value is held no more."""
-        left = self._whole
-        for one in self.held:
-            left = left if one is held else left.but(one)
-        return left
+        return self.holding(tuple([one for one in self.held if one is not held]))
 
     def free(self, kind: DeviceKind) -> tuple[Device, ...]:
         """Devices that are neither held nor barred, by index."""
-        if kind not in self._free:
-            self._free[kind] = self._found(kind)
-        return self._free[kind]
+        free = self._free.get(kind.value)
+        if free is None:
+            free = self._free[kind.value] = self._found(kind)
+        return free
 
     def _found(self, kind: DeviceKind) -> tuple[Device, ...]:
         if self._whole is not self:
@@ -107,9 +113,11 @@ class Left:
 
     def sort(self, shelf: Shelf) -> Sort | None:
         """All that `select` asks of a node but its name; None if it has nothing to give."""
-        if shelf not in self._sorts:
-            self._sorts[shelf] = self._sort(*shelf)
-        return self._sorts[shelf]
+        try:
+            return self._sorts[shelf]
+        except KeyError:
+            self._sorts[shelf] = sort = self._sort(DeviceKind(shelf[0]), shelf[1])
+            return sort
 
     def _sort(self, kind: DeviceKind, cpus_per_rank: int | None) -> Sort | None:
         free = () if kind.is_slot else self.free(kind)
@@ -120,10 +128,16 @@ class Left:
             return None
         if kind.is_slot:
             return room, self._shown.cpus.usable_cores
-        # A free set is told by what the fabric's rule makes of it.
-        fabric = fabric_of(d for d in self.node.devices if d.kind is kind)
+        if kind.value not in self._worth:
+            self._worth[kind.value] = self._worth_of(free)
+        return min(room, len(free)), self._worth[kind.value]
+
+    def _worth_of(self, free: tuple[Device, ...]) -> Sort:
+        """What the fabric's rule makes of free devices: all that `select` asks of them."""
+        kind = free[0].kind
+        fabric = fabric_of(device for device in self.node.devices if device.kind is kind)
         costs = [RULES[fabric].cost(free, count) for count in range(1, len(free) + 1)]
-        return min(room, len(free)), fabric.value, RULES[fabric].most(free), *costs
+        return fabric.value, RULES[fabric].most(free), *costs
 
     def offer(self, request: Request) -> Offer:
         """What the node offers; the same for all requests that ask alike of one node."""
@@ -131,7 +145,7 @@ class Left:
             own = {**self.withheld(request.kind), **request.withheld}
             return offer_of(self._shown, replace(request, withheld=own))
         kind = request.kind
-        key = kind, request.cpus_per_rank, request.ranks if kind.is_slot else None
+        key = kind.value, request.cpus_per_rank, request.ranks if kind.is_slot else None
         if key not in self._offers:
             asked = replace(request, withheld=self.withheld(kind))
             self._offers[key] = offer_of(self._shown, asked)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import combinations
 from math import comb
 
-from cluster.allocate import Request
+from cluster.allocate import Placement, Request
 from orchestrator.queueing.room import Room
 from orchestrator.queueing.values import Running
 
@@ -27,15 +28,25 @@ def fits(room: Room, gone: Iterable[Running], request: Request) -> bool:
 
 
 def fewest(room: Room, going: Sequence[Running], request: Request) -> int | None:
-    """How many of `going`, in this order, must go before the request has room; None: all do not do."""
-    high = 1
-    while not fits(room, going[:high], request):
-        if high >= len(going):
-            return None
-        high *= 2
-    low = high // 2
-    counts = range(low, min(high, len(going)) + 1)
-    return low + bisect_left(counts, True, key=lambda count: fits(room, going[:count], request))
+    """How many of `going`, in this order, must go before the request has room; None: more than all.
+
+    It has none as long as nobody goes.
+    """
+    low, step = 0, 1
+    with ExitStack() as gone:
+        while not fits(room, going[low : low + step], request):
+            gone.enter_context(room.without(going[low : low + step]))
+            low, step = low + step, step * 2
+            if low >= len(going):
+                return None
+        counts = range(1, min(step, len(going) - low) + 1)
+        return (
+            low
+            + 1
+            + bisect_left(
+                counts, True, key=lambda count: fits(room, going[low : low + count], request)
+            )
+        )
 
 
 def victims(
@@ -47,14 +58,22 @@ def victims(
     youngest. No job of the answer can be spared. It is the best of all answers where there are
     few to try (`EXACT_SETS`); else what the nodes suggest where the least has to go.
     """
+    if not fits(room, candidates, request):
+        return []
     young = sorted(candidates, key=lambda one: (one.priority, _lost(one, now), one.job))
     likely = [] if request.kind.is_slot else _by_nodes(room, young, request, now)
     order = list({one.job: one for one in (*likely, *young)}.values())
-    number = fewest(room, order, request)
-    if not number:
-        return []
-    best = _pruned(room, order[:number], request)
+    best = _pruned(room, order[: fewest(room, order, request)], request)
     return min([best, *_exact(room, young, request)], key=lambda found: _price(found, now))
+
+
+def in_place(going: Iterable[Running], placement: Placement) -> list[str]:
+    """Those that a place waits for: they hold its devices, or else CPUs of its nodes."""
+    keys = {one.device.key for one in placement.assignments}
+    nodes = {one.node for one in placement.assignments}
+    holding = [v.job for v in going if any(a.device.key in keys for a in v.assignments)]
+    beside = [v.job for v in going if any(a.node in nodes for a in v.assignments)]
+    return sorted(holding or beside)
 
 
 def _by_nodes(

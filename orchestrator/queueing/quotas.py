@@ -28,6 +28,7 @@ class Quotas:
             for kind, number in quota.devices.items():
                 pot = (quota.queue, kind.value)
                 self._most[pot] = min(number, self._most.get(pot, number))
+        self._queues = {queue for queue, _ in self._most}
         self._used: Counter[_Pot] = Counter()
         self._ends: defaultdict[_Pot, list[_Part]] = defaultdict(list)
         self._claims: defaultdict[_Pot, list[_Part]] = defaultdict(list)
@@ -47,6 +48,8 @@ class Quotas:
 
     def allow(self, job: Waiting, ends: float) -> bool:
         """Whether its queue may have the devices that the job asks for, until then."""
+        if job.queue not in self._queues:
+            return True
         pot = _pot(job)
         if pot not in self._most:
             return True
@@ -73,16 +76,16 @@ class Quotas:
             return
         self._short.add(pot)
         too_many = self._used[pot] + job.request.ranks - self._most[pot]
-        at = -math.inf
         for at, number in sorted(self._ends[pot]):
             too_many -= number
             if too_many <= 0:
-                break
-        self.claim(job, at if too_many <= 0 else math.inf)
+                return self.claim(job, at)
+        return self.claim(job, math.inf)
 
     def _charge(self, pot: _Pot, number: int, ends: float) -> None:
-        self._used[pot] += number
-        self._ends[pot].append((ends, number))
+        if pot in self._most:
+            self._used[pot] += number
+            self._ends[pot].append((ends, number))
 
 
 def passes(ends: float, at: float) -> bool:

@@ -37,6 +37,7 @@ class Reserve:
         self.kept: list[Kept] = []
         self._rooms: dict[Which, Room] = {(): free}
         self._refused: set[tuple[Which, Shape]] = set()
+        self._fits: set[Shape] = set()  # until the next start
         self._which: dict[float, Which] = {}
 
     def to_leave(self, ends: float) -> Which:
@@ -62,18 +63,23 @@ class Reserve:
 
     def full(self, job: Waiting) -> bool:
         """Whether there is no room for the job, whatever it may touch."""
-        if ((), job.shape) not in self._refused and self.free.select(job.request) is None:
+        if job.shape in self._fits:
+            return False
+        if ((), job.shape) in self._refused or self.free.select(job.request) is None:
             self._refused.add(((), job.shape))
-        return ((), job.shape) in self._refused
+            return True
+        self._fits.add(job.shape)
+        return False
 
     def take(self, held: Mapping[str, Held]) -> None:
         """A job has started there."""
+        self._fits.clear()
         for room in self._rooms.values():
             room.hold(held)
 
     def unkept(self) -> Room:
-        """A copy of what is free and kept for nobody."""
-        return self._beside(tuple(range(len(self.kept)))).copy()
+        """What is free and kept for nobody."""
+        return self._beside(tuple(range(len(self.kept))))
 
     def _beside(self, which: Which) -> Room:
         if which not in self._rooms:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -28,22 +28,33 @@ from orchestrator.queueing.values import Cluster, Running
 class _Index:
     """The nodes that have something for requests of one shelf, by sort and then by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf, changed: Iterable[str]) -> None:
+        self.changed = set(changed)
+        self._shelf = shelf
         self._sort_of: dict[str, Sort] = {}
         self._alike: defaultdict[Sort, list[str]] = defaultdict(list)
 
     def copy(self) -> _Index:
-        other = _Index()
+        other = _Index(self._shelf, self.changed)
         other._sort_of = dict(self._sort_of)
         other._alike.update({sort: list(names) for sort, names in self._alike.items()})
         return other
 
-    def put(self, name: str, sort: Sort | None) -> None:
-        """Note what the node is like now; None: it has nothing."""
-        before = self._sort_of.pop(name, None)
+    def look(self, left: Mapping[str, Left]) -> None:
+        """Note what the nodes that have changed are like now."""
+        shelf, known = self._shelf, self._sort_of
+        for name in self.changed:
+            sort = left[name].sort(shelf) if name in left else None
+            before = known.get(name)
+            if sort is not before and sort != before:
+                self._put(name, sort, before)
+        self.changed.clear()
+
+    def _put(self, name: str, sort: Sort | None, before: Sort | None) -> None:
+        """None: it has nothing."""
         if before is not None:
             names = self._alike[before]
-            del names[bisect_left(names, name)]
+            del names[bisect_left(names, name)], self._sort_of[name]
         if sort is not None:
             self._sort_of[name] = sort
             insort(self._alike[sort], name)
@@ -59,8 +70,10 @@ class _Index:
 class Room:
     """The nodes of a cluster and what is left of them."""
 
-    def __init__(self, left: Mapping[str, Left]) -> None:
+    def __init__(self, left: Mapping[str, Left], having: Mapping[str, frozenset[str]]) -> None:
+        """`having` has the nodes that could be used for each kind, whatever is held of them."""
         self._left = dict(left)
+        self._having = having
         self._indexes: dict[Shelf, _Index] = {}
 
     @classmethod
@@ -74,22 +87,29 @@ class Room:
             for key, why in cluster.withheld.items():
                 barred[key.rpartition("/")[0]][key] = why
             left = {name: Left(nodes[name], barred.get(name, {})) for name in sorted(nodes)}
-            cluster.worked_out["room"] = cls(left)
+            having = {
+                kind.value: frozenset(name for name in left if left[name].has(kind))
+                for kind in DeviceKind
+            }
+            cluster.worked_out["room"] = cls(left, having)
         room: Room = cluster.worked_out["room"]
         return room
 
     def copy(self) -> Room:
         """The same room, to be changed on its own."""
-        other = Room(self._left)
+        other = Room(self._left, self._having)
         other._indexes = {shelf: index.copy() for shelf, index in self._indexes.items()}
         return other
 
     def beside(self, running: Iterable[Running]) -> Room:
-        """Another room, less what these hold."""
-        other = Room(self._left)
+        """Another room, in which these hold what they hold and nobody else does."""
+        held: defaultdict[str, list[Held]] = defaultdict(list)
         for one in running:
-            other.hold(one.held)
-        return other
+            for name, here in one.held.items():
+                held[name].append(here)
+        known = held.keys() & self._left.keys()
+        taken = {name: self._left[name].holding(tuple(held[name])) for name in known}
+        return Room({**self._left, **taken}, self._having)
 
     def hold(self, held: Mapping[str, Held]) -> None:
         """Take what a job holds; nodes that nobody knows are passed over."""
@@ -97,10 +117,10 @@ class Room:
 
     def close(self, kind: DeviceKind) -> None:
         """Keep whole every node that could be used for `kind`."""
-        for name in [n for n, left in self._left.items() if left.has(kind)]:
-            del self._left[name]
-            for index in self._indexes.values():
-                index.put(name, None)
+        closed = self._having[kind.value]
+        for name in closed:
+            self._left.pop(name, None)
+        self._changed(closed)
 
     @contextmanager
     def without(self, gone: Iterable[Running]) -> Iterator[None]:
@@ -118,9 +138,17 @@ class Room:
 
     def _put(self, changed: Mapping[str, Left]) -> None:
         self._left.update(changed)
-        for shelf, index in self._indexes.items():
-            for name, left in changed.items():
-                index.put(name, left.sort(shelf))
+        self._changed(changed)
+
+    def _changed(self, names: Collection[str]) -> None:
+        """Indexes look at these nodes again when they are asked."""
+        for index in self._indexes.values():
+            index.changed.update(names)  # also such as the index is not about: they have nothing
+
+    def concerned(self, running: Iterable[Running], kind: DeviceKind) -> list[Running]:
+        """Those that hold something of a node that could be used for `kind`."""
+        nodes = self._having[kind.value]
+        return [one for one in running if not nodes.isdisjoint(one.held)]
 
     def free_of(self, name: str, kind: DeviceKind) -> int:
         """How many devices of a node nobody holds."""
@@ -157,9 +185,9 @@ class Room:
         return why_not([left.offer(request) for left in self._left.values()], request)
 
     def _index(self, request: Request) -> _Index:
-        shelf = request.kind, request.cpus_per_rank
-        if shelf not in self._indexes:
-            index = self._indexes[shelf] = _Index()
-            for name, left in self._left.items():
-                index.put(name, left.sort(shelf))
-        return self._indexes[shelf]
+        shelf = request.kind.value, request.cpus_per_rank
+        index = self._indexes.get(shelf)
+        if index is None:
+            index = self._indexes[shelf] = _Index(shelf, self._having[request.kind.value])
+        index.look(self._left)
+        return index

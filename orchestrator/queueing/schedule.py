@@ -21,7 +21,7 @@ from cluster.allocate import Placement
 from cluster.device import DeviceKind
 from orchestrator.queueing import words
 from orchestrator.queueing.held import held_by
-from orchestrator.queueing.outlook import fewest, fits, victims
+from orchestrator.queueing.outlook import fewest, fits, in_place, victims
 from orchestrator.queueing.quotas import Quotas
 from orchestrator.queueing.reasons import Reasons, Why
 from orchestrator.queueing.reserve import Kept, Reserve, Which
@@ -36,10 +36,11 @@ from orchestrator.queueing.values import (
     Shape,
     Start,
     Waiting,
+    as_running,
 )
 
 DEPTH = 32
-"""So many jobs that differ in request or priority are looked at for whom to stop or wait for."""
+"""So many jobs that differ in their request are looked at for whom to stop or wait for."""
 
 STOPS = 4
 """For so many waiting jobs a pass looks whom it could stop; the next pass goes on."""
@@ -61,8 +62,7 @@ def schedule(
     if len({one.job for one in line} | {one.job for one in jobs}) < len(line) + len(jobs):
         raise ValueError("two jobs have the same id, or one both waits and runs")
     one_pass = _Pass(jobs, quotas, cluster, now)
-    for job in line:
-        one_pass.consider(job)
+    one_pass.consider(line)
     return one_pass.decisions()
 
 
@@ -77,12 +77,15 @@ class _Pass:
         self._quotas = Quotas(quotas, running, now)
         self._running = list(running)  # with those that this pass starts
         self._stopping = {one.job for one in running if one.stopping}
-        self._lowest = min((one.priority for one in running), default=math.inf)
+        self._preemptible = [
+            one for one in running if one.preemptible and one.kind not in cluster.unknown
+        ]
+        self._lowest = min((one.priority for one in self._preemptible), default=math.inf)
         self._tries = 0
         # Room only shrinks during a pass: who waits like one before it gets the same answer.
         self._settled: dict[Group, Why] = {}
         self._heads: set[DeviceKind] = set()
-        self._looked: set[tuple[Shape, int]] = set()
+        self._looked: set[Shape] = set()
         self._never: dict[Shape, words.Refused | None] = {}
         self._refused: dict[Shape, words.Refused] = {}
         self._starts: list[Start] = []
@@ -90,13 +93,22 @@ class _Pass:
         self._expired: list[str] = []
         self._whys: dict[str, Why] = {}
 
-    def consider(self, job: Waiting) -> None:
+    def consider(self, line: Iterable[Waiting]) -> None:
+        """Go through the line: most jobs get the answer of one before them."""
+        for job in line:
+            why = self._settled.get(job.group)
+            if why is None:
+                self._consider(job)
+            elif job.wait_limit is None:
+                self._whys[job.job] = why
+            else:
+                self._wait(job, why)
+
+    def _consider(self, job: Waiting) -> None:
         """Start the job, or note why it waits and keep for it what it is to have."""
-        if job.group in self._settled:
-            self._wait(job, self._settled[job.group])
-        elif job.request.kind in self._unknown:
-            why = self._unknown[job.request.kind]
-            self._settle(job, partial(words.unknown, job.request, why))
+        if self._unknown and job.request.kind in self._unknown:
+            seen = self._unknown[job.request.kind]
+            self._settle(job, partial(words.unknown, job.request, seen))
         elif not self._quotas.allow(job, job.ends(self._now)):
             self._lacks_quota(job)
         else:
@@ -126,6 +138,9 @@ class _Pass:
         return job
 
     def _with_quota(self, job: Waiting) -> None:
+        why = self._refused.get(job.shape)
+        if why is not None and self._looked_at(job):
+            return self._settle(job, why)
         which = self._reserve.to_leave(job.ends(self._now))
         placement = self._reserve.place(job, which)
         if placement is not None:
@@ -134,9 +149,10 @@ class _Pass:
             self._expired.append(job.job)
         else:
             self._lacks_devices(job, which)
+        return None
 
     def _start(self, job: Waiting, placement: Placement) -> None:
-        started = _as_running(job, placement, self._now)
+        started = as_running(job, placement, self._now)
         self._reserve.take(started.held)
         self._quotas.start(job, job.ends(self._now))
         self._running.append(started)
@@ -150,25 +166,27 @@ class _Pass:
             self._quotas.wait(job)
 
     def _lacks_devices(self, job: Waiting, which: Which) -> None:
-        if never := self._hopeless(job):
-            return self._settle(job, partial(words.never, never))
-        why: Why
+        why: Why | None = self._hopeless(job)
+        if why is not None:
+            return self._settle(job, partial(words.never, why))
         full = self._reserve.full(job)
         if full:
-            why = self._refused.setdefault(job.shape, words.Refused(self._reserve.free, job.request))
+            new = words.Refused(self._reserve.free, job.request)
+            why = self._refused.setdefault(job.shape, new)
         else:
             first = self._reserve.kept[which[0]].job
             why = partial(words.in_the_way, first, limited=job.run_limit is not None)
-        kept = self._look(job, why, full=full)
+        kept = None if self._looked_at(job) else self._look(job, why, full=full)
         return self._settle(job, why) if kept is None else self._wait(job, kept)
+
+    def _looked_at(self, job: Waiting) -> bool:
+        return job.shape in self._looked or len(self._looked) >= DEPTH
 
     def _look(self, job: Waiting, why: Why, *, full: bool) -> Why | None:
         """See what can be kept for the job; says why it waits then, None if nothing is."""
-        if (job.shape, job.priority) in self._looked or len(self._looked) >= DEPTH:
-            return None
         kept = (self._by_stops(job) if full else None) or self._as_head(job, why)
         if kept is None:
-            self._looked.add((job.shape, job.priority))
+            self._looked.add(job.shape)  # those behind it may stop even fewer
         return kept
 
     def _hopeless(self, job: Waiting) -> words.Refused | None:
@@ -185,23 +203,25 @@ class _Pass:
             return None
         room = self._reserve.unkept()
         going = [one for one in self._running if one.job in self._stopping]
-        if not fits(room, going, job.request):
-            lower = [one for one in self._running if self._may_stop(one, job)]
+        stopped: list[Running] = []
+        if not going or not fits(room, going, job.request):
             self._tries += 1
             with room.without(going):
-                stopped = victims(room, lower, job.request, self._now)
-            if not stopped:
-                return None
-            self._stop(stopped, job)
-            going = [*going, *stopped]
+                stopped = victims(room, self._lower(room, job), job.request, self._now)
+            going = [*going, *stopped] if stopped else []
         with room.without(going):
             placement = room.place(job.request)
+        if placement is None:
+            return None
+        self._stop(stopped, job)
         self._keep(job, self._now, placement)
-        return partial(words.stops, _in_place(going, placement))
+        return partial(words.stops, in_place(going, placement))
 
-    def _may_stop(self, one: Running, job: Waiting) -> bool:
-        lower = one.preemptible and one.priority < job.priority
-        return lower and one.job not in self._stopping
+    def _lower(self, room: Room, job: Waiting) -> list[Running]:
+        """Those that may be stopped for the job."""
+        lower = (one for one in self._preemptible if one.priority < job.priority)
+        staying = [one for one in lower if one.job not in self._stopping]
+        return room.concerned(staying, job.request.kind)
 
     def _stop(self, stopped: Iterable[Running], job: Waiting) -> None:
         for one in sorted(stopped, key=attrgetter("job")):
@@ -213,10 +233,11 @@ class _Pass:
         if job.request.kind in self._heads:
             return None
         self._heads.add(job.request.kind)
-        ends = {one.job: self._ends(one) for one in self._running}
-        timed = [one for one in self._running if ends[one.job] < math.inf]
-        timed.sort(key=lambda one: (ends[one.job], one.job))
         room = self._reserve.unkept()
+        concerned = room.concerned(self._running, job.request.kind)
+        ends = {one.job: self._ends(one) for one in concerned}
+        timed = [one for one in concerned if ends[one.job] < math.inf]
+        timed.sort(key=lambda one: (ends[one.job], one.job))
         number = fewest(room, timed, job.request)
         placement, at = None, math.inf
         if number is not None:
@@ -236,26 +257,3 @@ class _Pass:
         held = None if ranks is None else held_by(job.job, ranks, bound=bound, kept=True)
         self._reserve.keep(Kept(job.job, at, job.request.kind, held))
         self._quotas.claim(job, at)
-
-
-def _as_running(job: Waiting, placement: Placement, now: float) -> Running:
-    """The job once it has started; none is stopped in the pass that starts it."""
-    return Running(
-        job=job.job,
-        assignments=placement.assignments,
-        started_at=now,
-        priority=job.priority,
-        queue=job.queue,
-        run_limit=job.run_limit,
-        preemptible=False,
-        bound=job.request.bind is not Bind.NONE,
-    )
-
-
-def _in_place(going: Iterable[Running], placement: Placement) -> list[str]:
-    """Those that the place waits for: they hold its devices, or else CPUs of its nodes."""
-    keys = {one.device.key for one in placement.assignments}
-    nodes = {one.node for one in placement.assignments}
-    holding = [v.job for v in going if any(a.device.key in keys for a in v.assignments)]
-    beside = [v.job for v in going if any(a.node in nodes for a in v.assignments)]
-    return sorted(holding or beside)

@@ -10,14 +10,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from sys import intern
 from typing import Any
 
+from cluster.affinity import Bind
 from cluster.allocate import Assignment, Placement, Request
 from cluster.device import DeviceKind, Inventory
 from orchestrator.queueing.held import Held, held_by
 
-Shape = tuple[Any, ...]
-Group = tuple[Any, ...]
+Shape = str
+Group = str
+"""Both are texts because thousands of jobs are looked up by them: the hash of a text is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +41,19 @@ class Waiting:
     wait_limit: float | None = None
     run_limit: float | None = None
     front: bool = False
+    rank: tuple[int, float, str] = field(init=False, repr=False, compare=False)
+    """Its place in the line: the lower, the sooner."""
+    shape: Shape = field(init=False, repr=False, compare=False)
+    """Requests of one shape get one answer; how ranks are bound makes no difference to it."""
+    group: Group = field(init=False, repr=False, compare=False)
+    """Jobs of one group differ in their place alone."""
 
-    @cached_property
-    def rank(self) -> tuple[int, bool, float, str]:
-        """Its place in the line: the lower, the sooner."""
-        return -self.priority, not self.front, self.place, self.job
-
-    @cached_property
-    def shape(self) -> Shape:
-        """Requests of one shape get one answer; how ranks are bound makes no difference to it."""
-        asked = self.request
-        counts = (asked.kind.value, asked.ranks, asked.ranks_per_node, asked.cpus_per_rank)
-        return (*counts, frozenset(asked.withheld)) if asked.withheld else counts
-
-    @cached_property
-    def group(self) -> Group:
-        """Jobs of one group differ in their place alone."""
-        return self.shape, self.queue, self.priority, self.run_limit
+    def __post_init__(self) -> None:
+        shape = _shape(self.request)
+        known: dict[str, Any] = self.__dict__  # frozen for everyone else
+        known["shape"] = shape
+        known["group"] = intern(f"{shape} {self.queue} {self.priority} {self.run_limit}")
+        known["rank"] = -2 * self.priority - self.front, self.place, self.job
 
     def overdue(self, now: float) -> bool:
         """Whether it has waited as long as it may."""
@@ -63,6 +62,11 @@ class Waiting:
     def ends(self, now: float) -> float:
         """When it has gone at the latest if it starts now."""
         return math.inf if self.run_limit is None else now + self.run_limit
+
+
+def _shape(asked: Request) -> Shape:
+    counts = f"{asked.kind.value} {asked.ranks} {asked.ranks_per_node} {asked.cpus_per_rank}"
+    return intern(f"{counts} {sorted(asked.withheld)}" if asked.withheld else counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,20 @@ class Running:
         if self.stopping:
             return now
         return math.inf if self.run_limit is None else max(now, self.started_at + self.run_limit)
+
+
+def as_running(job: Waiting, placement: Placement, now: float) -> Running:
+    """A job that the queue has just started: not to be stopped in the same pass."""
+    return Running(
+        job=job.job,
+        assignments=placement.assignments,
+        started_at=now,
+        priority=job.priority,
+        queue=job.queue,
+        run_limit=job.run_limit,
+        preemptible=False,
+        bound=job.request.bind is not Bind.NONE,
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from cluster.allocate import Request
@@ -64,14 +64,15 @@ def stops(jobs: Iterable[str]) -> str:
     return f"waits for the stop of job{'s' if len(names) > 1 else ''} {short_list(names)}"
 
 
-def next_up(refused: Refused, seconds: float) -> str:
+def next_up(refused: Callable[[], str], seconds: float) -> str:
     """The first for which devices are missing."""
     if math.isinf(seconds):
         return f"{refused()}; next in line, as soon as jobs without limits.run end"
-    return f"{refused()}; next in line, in {_duration(seconds)} at the latest by limits.run of others"
+    when = f"in {_duration(seconds)} at the latest by limits.run of others"
+    return f"{refused()}; next in line, {when}"
 
 
-def never(refused: Refused) -> str:
+def never(refused: Callable[[], str]) -> str:
     """It would not fit if nothing else ran."""
     return f"{refused()}; not even if nothing else ran"
 

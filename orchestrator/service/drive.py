@@ -10,11 +10,11 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.allocate import Placement
-from orchestrator import adoption, ownership
+from orchestrator import ownership
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome
 from orchestrator.follow_up import follow_up
@@ -32,6 +32,9 @@ from orchestrator.states import JobState
 from orchestrator.store import Store
 from orchestrator.store.values import JobRecord, Submission
 
+_REST = 5.0
+_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -45,6 +48,8 @@ class Surroundings:
     find_for: Callable[[str, JobSpec], Found]
     pace: Callable[[], float]
     ended: Callable[[Drive], None]
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_AT_ONCE))
+    """Where those wait that begin together: a thousand that pull at one interpreter get nowhere."""
 
 
 class Drive(threading.Thread):
@@ -111,6 +116,11 @@ class Drive(threading.Thread):
         return self._order is not None
 
     @property
+    def left_order(self) -> Order | None:
+        """An order that nobody has obeyed, once the thread is over."""
+        return self.controller.order if self.controller else self._order
+
+    @property
     def stalled(self) -> str:
         """Why nothing can be recorded of it now; empty: it can."""
         return self._log.stalled
@@ -120,7 +130,7 @@ class Drive(threading.Thread):
         with self._lock:
             self._order = order
             if self.controller is not None:
-                self.controller.order = order
+                self.controller.give(order)
         if order.kind is OrderKind.DETACH:
             self._log.given_up.set()
 
@@ -150,12 +160,40 @@ class Drive(threading.Thread):
         return directory
 
     def _drive(self) -> Outcome:
-        ledger = fold(self._log.events())
-        adopts = ledger.state.holds_devices
-        spool = self._spool(ledger if adopts else None)
+        with self._around.gate:
+            ledger = fold(self._log.events())
+            adopts = ledger.state.holds_devices
+            node, spool = self._enter(ledger, adopts=adopts)
+        outcome = Outcome.DETACHED
+        try:
+            with self._around.gate:
+                controller = self._controller(node, spool, ledger, adopts=adopts)
+            outcome = controller.run()
+        finally:
+            if outcome is Outcome.DETACHED:
+                node.detach()
+            else:
+                node.close()
+                self._directory.live.unlink(missing_ok=True)
+        return outcome
+
+    def _spool(self, ledger: Ledger, *, adopts: bool) -> Spool:
+        """The spool of ranks that may live, or a new one."""
+        spool = Spool.from_document(ledger.spool) if ledger.spool else None
+        if spool is not None and not ownership.belongs(spool, self._directory):
+            spool = None  # gone, as after a reboot
+        if adopts and spool is not None:
+            return spool
+        # A controller that was killed while it brought up a node may have left a supervisor.
+        ownership.clear(ledger.run_id, spool)
+        return Spool.create(SHARED_RAY)
+
+    def _enter(self, ledger: Ledger, *, adopts: bool) -> tuple[LocalNode, Spool]:
+        """Say who drives it now, and open the door for its supervisor."""
         run_id = ledger.run_id or ownership.new_run_id()
+        spool = self._spool(ledger, adopts=adopts)
         ownership.own(spool, self._directory, run_id)
-        self._enter(ledger, run_id, spool, adopts=adopts)
+        self._record_entry(ledger, run_id, spool, adopts=adopts)
         with contextlib.suppress(OSError):
             keep_reserve(self._directory.reserve)
         node = LocalNode(
@@ -166,47 +204,26 @@ class Drive(threading.Thread):
             spool=spool,
             environment=self._around.environment,
             outlives=True,
+            pace=self._around.pace,
         )
-        node.pace = self._around.pace()
-        outcome = Outcome.DETACHED
-        try:
-            outcome = self._controller(node, spool, ledger, adopts=adopts).run()
-        finally:
-            if outcome is Outcome.DETACHED:
-                node.detach()
-            else:
-                node.close()
-                self._directory.live.unlink(missing_ok=True)
-        return outcome
+        return node, spool
 
-    def _spool(self, ledger: Ledger | None) -> Spool:
-        """The spool of ranks that live, or a new one."""
-        if ledger is not None and ledger.spool and adoption.lives(ledger.supervisor):
-            spool = Spool.from_document(ledger.spool)
-            if spool.root.is_dir():
-                return spool
-        return Spool.create(SHARED_RAY)
-
-    def _enter(self, ledger: Ledger, run_id: str, spool: Spool, *, adopts: bool) -> None:
+    def _record_entry(self, ledger: Ledger, run_id: str, spool: Spool, *, adopts: bool) -> None:
         reason = f"controller epoch {self._around.epoch}"
+        me = {
+            **ownership.me(),
+            "spool": spool.to_document(),
+            "epoch": self._around.epoch,
+            "run_id": run_id,
+        }
+        # First: what is named there can be found and taken away, whatever is killed next.
+        write_json(self._directory.live, me, durable=False)
         self._log.append(
             "controller",
             f"adopted by {reason}" if adopts else f"being started by {reason}",
             attempt=ledger.attempt,
             state=None if adopts else JobState.QUEUED,
-            run_id=run_id,
-            epoch=self._around.epoch,
-            spool=spool.to_document(),
-            **ownership.me(),
-        )
-        write_json(
-            self._directory.live,
-            {
-                **ownership.me(),
-                "spool": spool.to_document(),
-                "epoch": self._around.epoch,
-                "run_id": run_id,
-            },
+            **me,
         )
 
     def _controller(
@@ -226,6 +243,7 @@ class Drive(threading.Thread):
             placement=self._placement,
             job=self.job,
             queued=True,
+            rest=_REST,
         )
         with self._lock:
             self.controller = controller

@@ -27,7 +27,9 @@ from orchestrator import __version__, processes
 from orchestrator.api.app import create_app
 from orchestrator.api.connection import Connection
 from orchestrator.api.desk import Desk, Ending
+from orchestrator.jobfile import JobFileError
 from orchestrator.layout import Home, store_file, write_json
+from orchestrator.queueing.quota_file import Queues, load
 from orchestrator.service import surroundings
 from orchestrator.service.head import Head
 from orchestrator.service.shared_ray import SharedRay
@@ -97,11 +99,19 @@ class _Process:
             _raise_descriptors()
             with listening(self._options.host, self._options.port) as listener:
                 ray = SharedRay(self._home.root, self._home.ray_log, address=self._options.ray)
-                head = self._head_class(store, self._home.runs, self._environment, ray)
+                head = self._head_class(
+                    store, self._home.runs, self._environment, ray, self._queues()
+                )
                 for warning in (*store.warnings, *warnings):
                     logging.warning(warning)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(self._serve(head, listener, warnings))
+
+    def _queues(self) -> Queues:
+        try:
+            return load(self._home.queues)
+        except JobFileError as error:
+            raise CannotStart(str(error)) from error
 
     def _surroundings(self) -> tuple[str, ...]:
         here = surroundings.look(self._home, loopback=_is_loopback(self._options.host))
@@ -144,11 +154,9 @@ class _Process:
         """Reads are answered until the last job has been seen to."""
         ending = self._ending or Ending(keep_ranks=True)
         logging.info("going down: %s", asdict(ending))
-        head.accepting = False
-        if ending.drain:
-            await asyncio.to_thread(head.drain)
-            while _running(head):
-                await asyncio.sleep(_DRAIN_LOOK)
+        await asyncio.to_thread(head.drain)
+        while ending.drain and head.drives:
+            await asyncio.sleep(_DRAIN_LOOK)
         await asyncio.to_thread(head.close, keep_ranks=ending.keep_ranks)
 
     def _address(self, head: Head, listener: socket.socket) -> dict[str, Any]:
@@ -158,14 +166,9 @@ class _Process:
             "url": url_of(listener),
             **asdict(me),
             "epoch": head.epoch,
-            "ray_address": head.ray_address,
             "started_at": time.time(),
             "version": __version__,
         }
-
-
-def _running(head: Head) -> int:
-    return sum(count for state, count in head.store.counts().items() if state.holds_devices)
 
 
 class Server(uvicorn.Server):

@@ -59,6 +59,7 @@ class SharedRay:
         self._log = log
         self._join = address
         self._name = hashlib.sha256(f"{socket.gethostname()} {home}".encode()).hexdigest()[:6]
+        self.prefix = f"muster-ray-{self._name}-"
         self._orders: Mailbox[Callable[[], None]] = Mailbox()
         self._lock = threading.Lock()
         self._seats: dict[str, _Seat] = {}
@@ -67,6 +68,7 @@ class SharedRay:
         self._thread: threading.Thread | None = None
         # What follows is the thread's alone.
         self._book = Book({})
+        self._holders: dict[str, _Seat] = {}
         self._node: RayNode | None = None
         self._temp_dir = ""
         self._up_since: float | None = None
@@ -85,7 +87,7 @@ class SharedRay:
         """
         self._book, self._simulated = Book(dict(resources)), simulated
         # The controller that left these is dead, or we would not be its successor.
-        for left in Path(tempfile.gettempdir()).glob(f"muster-ray-{self._name}-*"):
+        for left in Path(tempfile.gettempdir()).glob(f"{self.prefix}*"):
             remove_tree(str(left))
         self._tell_state("starting")
         self._thread = threading.Thread(target=self._keep, name="shared Ray", daemon=True)
@@ -134,18 +136,18 @@ class SharedRay:
         """The raylet of a Ray of our own."""
         return raylets_of(self._temp_dir) if self._temp_dir else ()
 
-    def start_supervisor(self, seat: _Seat, start: Start) -> None:
+    def start_supervisor(self, seat: _Seat, start: Start, serial: int) -> None:
         """An order: pass the request on, to another keeper if there is none."""
-        seat.starting = True
         node = self._node or self._spawn()
         if node is None:
-            seat.starting = False
-            return seat.mail.put(Failed(seat.job, self.state["reason"]))
-        node.start_supervisor(seat.job, start)
+            return seat.mail.put(Failed(seat.job, self.state["reason"], serial))
+        seat.starting = serial
+        node.start_supervisor(seat.job, start, serial)
 
-    def reserve(self, seat: _Seat, placement: Placement, *, simulated: bool) -> None:
+    def reserve(self, seat: _Seat, placement: Placement, serial: int, *, simulated: bool) -> None:
         """An order: have the devices held, now or as soon as there is a Ray."""
-        seat.wanted = placement, simulated
+        seat.wanted, seat.reserving = (placement, simulated), serial
+        self._holders[seat.job] = seat
         if self._up_since is not None:
             self._send(seat)
 
@@ -156,15 +158,16 @@ class SharedRay:
         (placement, simulated), seat.wanted = seat.wanted, None
         bundles = self._book.take(seat.job, placement, simulated=simulated)
         resources = None if self._join else self._book.resources
-        seat.asking = True
-        self._node.reserve(seat.job, bundles, resources)
+        self._node.reserve(seat.job, bundles, resources, seat.reserving)
 
     def release(self, seat: _Seat) -> None:
         """An order: give back what is held for a job that has ended."""
         with self._lock:
-            if self._seats.get(seat.job) is not seat:
-                return  # another has taken it over
-            del self._seats[seat.job]
+            if self._seats.get(seat.job) is seat:
+                del self._seats[seat.job]
+        if self._holders.get(seat.job) is not seat:
+            return  # nothing is held, or by a successor
+        del self._holders[seat.job]
         self._book.release(seat.job)
         if self._node is not None:
             self._node.reserve(seat.job, ())
@@ -210,7 +213,7 @@ class SharedRay:
         self._due = None
         try:
             if not self._join:
-                self._temp_dir = tempfile.mkdtemp(prefix=f"muster-ray-{self._name}-")
+                self._temp_dir = tempfile.mkdtemp(prefix=self.prefix)
             self._node = RayNode.start(
                 temp_dir=self._temp_dir,
                 address=self._join,
@@ -235,16 +238,23 @@ class SharedRay:
                 self._tell(event)
             case Closed():
                 self._on_closed()
-            case Ready(job=job) | Failed(job=job):
-                if seat := self._seat(job):
-                    seat.starting = False
-                    seat.mail.put(event)
-            case Reserved(job=job) | Unreserved(job=job):
-                if seat := self._seat(job):
-                    if seat.asking and isinstance(event, Unreserved):
-                        self._book.release(job)
-                    seat.asking = False
-                    seat.mail.put(event)
+            case Unreserved(job=job, serial=serial) if serial is not None:
+                self._on_refusal(job, serial)
+                self._pass_on(event)
+            case Ready() | Failed() | Reserved() | Unreserved():
+                self._pass_on(event)
+
+    def _pass_on(self, event: Ready | Failed | Reserved | Unreserved) -> None:
+        if seat := self._seat(event.job):
+            if event.serial == seat.starting:
+                seat.starting = None
+            seat.mail.put(event)
+
+    def _on_refusal(self, job: str, serial: int) -> None:
+        """What a Ray that is there does not give is not asked of its successors either."""
+        holder = self._holders.get(job)
+        if self._up_since is not None and holder is not None and holder.reserving == serial:
+            self._book.release(job)
 
     def _on_up(self, event: Up) -> None:
         self._up_since, self._due = time.monotonic(), None
@@ -265,17 +275,15 @@ class SharedRay:
             self._lose(why)
             self._tell(RayLost("its keeper ended"))
         for seat in self._all_seats():
-            if seat.starting:
-                seat.starting = False
-                seat.mail.put(Failed(seat.job, why))
+            if seat.starting is not None:
+                seat.mail.put(Failed(seat.job, why, seat.starting))
+                seat.starting = None
 
     def _lose(self, reason: str) -> None:
         """Ray is not there, or did not come up; it is tried again, soon or later."""
         if self._up_since is not None and time.monotonic() - self._up_since > _STEADY_AFTER:
             self._losses = 0
         self._losses += 1
-        for seat in self._all_seats():
-            seat.asking = False
         self._up_since, self._due = None, time.monotonic() + pause(self._losses)
         self._tell_state("lost", reason=reason)
 
@@ -311,8 +319,8 @@ class _Seat:
     def __init__(self, job: str, shared: SharedRay) -> None:
         self.job = job
         self.mail: Mailbox[Event] = Mailbox()
-        self.starting = False
-        self.asking = False
+        self.starting: int | None = None
+        self.reserving: int | None = None
         self.wanted: tuple[Placement, bool] | None = None
         self._shared = shared
 
@@ -325,11 +333,12 @@ class _Seat:
     def open(self, _: Mapping[str, float]) -> bool:
         return self._shared.state["state"] in _COMING
 
-    def start_supervisor(self, start: Start) -> None:
-        self._shared.order(partial(self._shared.start_supervisor, self, start))
+    def start_supervisor(self, start: Start, serial: int) -> None:
+        self._shared.order(partial(self._shared.start_supervisor, self, start, serial))
 
-    def reserve(self, placement: Placement, *, simulated: bool) -> None:
-        self._shared.order(partial(self._shared.reserve, self, placement, simulated=simulated))
+    def reserve(self, placement: Placement, serial: int, *, simulated: bool) -> None:
+        order = partial(self._shared.reserve, self, placement, serial, simulated=simulated)
+        self._shared.order(order)
 
     def raylets(self) -> tuple[int, ...]:
         return self._shared.raylets()

@@ -10,6 +10,7 @@ from tests.benchmarks import (
     decode_nms,
     exact_resume,
     heartbeat,
+    heartbeats,
     input_pipeline,
     placements,
     rank_tables,
@@ -40,6 +41,7 @@ GROUPS: tuple[Group, ...] = (
     Group(input_pipeline.NAMES, input_pipeline.measure),
     Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
+    Group(heartbeats.NAMES, heartbeats.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
     Group(start_full.NAMES, start_full.measure),
     Group(step_bind.NAMES, step_bind.measure),
@@ -52,7 +54,6 @@ PLANNED = (
     "recovery_vs_ray_train",
     "snapshot",
     "submit_rate",
-    "heartbeats_10k",
 )
 """Names that are taken; these benchmarks do not exist yet."""
 
