@@ -9,6 +9,7 @@ IMAGES = 256
 SEED = 1
 DATA_OPTIONS =
 TESTS =
+WORKERS = 2
 ONLY =
 ROUNDS = 3
 
@@ -40,7 +41,7 @@ learn: $(STAMPS)/shapes ## learn from scratch: a detector that finds nearly all 
 	$(VENV)/bin/muster run jobs/learn_shapes_cpu.yaml
 
 test: lint setup ## everything that CI checks: lint, types and all tests (TESTS=... chooses)
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest -n $(call quoted,$(WORKERS)) --dist loadfile --durations 30 $(TESTS)
 
 lint: $(STAMPS)/installed ## code rules, formatting and types
 	$(PY) -m ruff check .

@@ -15,6 +15,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
 
     def put(self, lane: str, call: Callable[[], None]) -> None:
@@ -26,6 +27,11 @@ class Lanes:
             self._waiting[lane] = deque([call])
         threading.Thread(target=self._work, args=(lane,), name=lane, daemon=True).start()
 
+    def drain(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until nothing is left to do; whether nothing is."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._waiting, timeout)
+
     def _work(self, lane: str) -> None:
         while call := self._next(lane):
             call()
@@ -35,4 +41,5 @@ class Lanes:
             if self._waiting[lane]:
                 return self._waiting[lane].popleft()
             del self._waiting[lane]
+            self._idle.notify_all()
             return None

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,11 @@ _GROUP_TIMEOUT_S = 30.0
 _FREE_TIMEOUT_S = 2.0
 _TASK_TIMEOUT_S = 60.0
 _REACH_TIMEOUT_S = 5.0
+_FORMER_AFTER_S = 60.0
 _POLL_S = 0.01
 _GROUP_POLL_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
+_PREFIX = "muster-"
 
 Bundles = list[dict[str, float]]
 
@@ -49,7 +52,7 @@ class Driver:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
-        self._joined = bool(config["address"])
+        self.joined = bool(config["address"])
         self._holdings: dict[str, _Holding] = {}
         self._node_id = ""
         self._offered: Mapping[str, float] = {}
@@ -63,7 +66,7 @@ class Driver:
         import ray
 
         imported = time.monotonic()
-        pids = self._join() if self._joined else self._start_local()
+        pids = self._join() if self.joined else self._start_local()
         context = ray.get_runtime_context()
         self._node_id = context.get_node_id()
         seconds = {"import": imported - begin, "ray": time.monotonic() - imported}
@@ -72,7 +75,7 @@ class Driver:
         return {
             "event": "up",
             "address": context.gcs_address,
-            "resources": self._offered if self._joined else self._config["resources"],
+            "resources": self._offered if self.joined else self._config["resources"],
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "pids": pids,
         }
@@ -120,16 +123,21 @@ class Driver:
         raylets = _raylets(ray.get_runtime_context().get_node_id())
         if not raylets:
             raise RuntimeError(f"{here}: Ray gave us a raylet that does not run here")
-        self._forget_former()
+        late = threading.Timer(_FORMER_AFTER_S, self._forget_former)
+        late.daemon = True
+        late.start()
         return {"raylet": raylets}
 
     def _forget_former(self) -> None:
-        """Give back what an earlier driver of ours still holds for jobs that are over."""
+        """Give back what an earlier driver of ours still holds for jobs that are over.
+
+        By now whoever adopts jobs that go on has asked for what they hold.
+        """
         import ray
 
-        wanted = {_group_name(job) for job in self._config["reservations"]}
         for group in ray.util.placement_group_table().values():
-            if group["name"] not in wanted and group["state"] != "REMOVED":
+            over = group["name"].removeprefix(_PREFIX) not in self._holdings
+            if over and group["state"] != "REMOVED":
                 # Only those of our namespace can be had by name.
                 with contextlib.suppress(ValueError):
                     _remove(ray.util.get_placement_group(group["name"]))
@@ -164,7 +172,7 @@ class Driver:
 
     def _release(self, job: str, holding: _Holding) -> None:
         group, holding.group, holding.held = holding.group, None, []
-        if group is None and self._joined:
+        if group is None and self.joined:
             group = _group_of(job)
         if group is not None:
             _remove(group)
@@ -205,7 +213,7 @@ class Driver:
 
     def _asked(self, bundles: Bundles) -> tuple[Bundles, list[dict[str, str]] | None]:
         """What Ray is asked for, and where: other Rays know no devices by our names."""
-        if not self._joined:
+        if not self.joined:
             return bundles, None
         if problem := part_of_node(bundles, self._offered):
             raise NotHeld(problem)
@@ -241,7 +249,7 @@ class Driver:
             seconds["reserve"] = self.reserve(job, holding.wanted, anew=True)
         begin = time.monotonic()
         # A raylet of others may run as another user, and renices what it starts.
-        supervisor = detach(start) if self._joined else self._in_a_worker(start)
+        supervisor = detach(start) if self.joined else self._in_a_worker(start)
         seconds["supervisor"] = round(time.monotonic() - begin, 3)
         node = next(node for node in self.nodes() if node["node_id"] == self._node_id)
         return {
@@ -278,16 +286,10 @@ class Driver:
         ]
 
     def down(self) -> None:
-        """Give all reservations back, and end Ray or leave it."""
+        """End Ray, and with it what it holds; one of others holds on, for ranks that go on."""
         import ray
 
-        self.give_back()
         ray.shutdown()
-
-    def give_back(self) -> None:
-        """Give all reservations back."""
-        for job, holding in list(self._holdings.items()):
-            self._release(job, holding)
 
 
 def _reach(address: str) -> None:
@@ -308,7 +310,7 @@ def _reach(address: str) -> None:
 
 
 def _group_name(job: str) -> str:
-    return f"muster-{job}"
+    return f"{_PREFIX}{job}"
 
 
 def _group_of(job: str) -> Any:

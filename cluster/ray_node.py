@@ -47,6 +47,8 @@ from cluster import ray_keeper
 from cluster.lanes import Lanes
 from cluster.ray_driver import Driver, NotHeld
 
+_LAST_WORDS_S = 2.0
+
 
 class _Replies:
     """Our replies' own descriptor; whatever prints to stdout from now on goes to stderr."""
@@ -83,8 +85,6 @@ def _drive() -> NoReturn:
         orphan = not _listen(driver, requests, replies)
         if not orphan:
             driver.down()
-        elif config["address"]:
-            driver.give_back()
     except Exception as error:
         replies.say({"event": "failed", "reason": f"Ray: {type(error).__name__}: {error}"})
         traceback.print_exc()
@@ -101,6 +101,8 @@ def _listen(driver: Driver, requests: Iterator[dict[str, Any]], replies: _Replie
     lanes = Lanes()
     for request in requests:
         if request["do"] == "stop":
+            # A Ray of others must have back what was given back before we leave it.
+            lanes.drain(_LAST_WORDS_S if driver.joined else 0.0)
             return True
         driver.expect(request)
         lanes.put(request.get("job", ""), partial(_serve, driver, request, replies))

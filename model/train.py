@@ -35,7 +35,7 @@ from model.run import (
     state_after,
 )
 from model.validation import Validation
-from orchestrator.rank import Rank, exit_code_of
+from orchestrator.rank import EXIT_RETRY, Rank, exit_code_of
 
 if TYPE_CHECKING:
     from model.data import Batch
@@ -148,13 +148,20 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
             )  # fmt: skip
             profiled()
             run.overflows.note(step, skipped=outcome.skipped)
-            if step % run.checkpoint_every == 0 or step == total or validation.due(step):
+            stop = rank.should_stop(step) and step < total
+            if stop or step % run.checkpoint_every == 0 or step == total or validation.due(step):
                 latest = save(run, step)
+                if stop:
+                    raise AskedToStop
                 if validation.after(step, latest):
                     break
     metrics.close()
     LOGGER.info("%s; %s", run.overflows.account(), run.data.replacements.account())
     return latest
+
+
+class AskedToStop(Exception):
+    """Muster wants the devices back: all is saved, and the run goes on from there later."""
 
 
 def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -206,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         train(parse(sys.argv[1:] if arguments is None else arguments), rank)
         rank.done()
+    except AskedToStop:
+        LOGGER.info("asked to stop: everything is saved")
+        _leave(EXIT_RETRY)
     except BaseException as error:
         _fail(error, rank)
     if rank.size > 1:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, drill, resume, sources
+from orchestrator import adoption, drill, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
@@ -34,6 +34,7 @@ from orchestrator.link import Message
 from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
+from orchestrator.rank import EXIT_DONE, EXIT_RETRY
 from orchestrator.recorder import Log, Recorder, Viewer
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
@@ -43,6 +44,8 @@ _TICK = 0.1
 _STOP_TIMEOUT = 30.0
 _SUPERVISOR_TIMEOUT = 60.0
 _ADOPTION_TIMEOUT = 5.0
+_TERM_GRACE = 10.0
+_ORDERLY = frozenset({EXIT_DONE, EXIT_RETRY})
 
 _HAS_GANG = frozenset({JobState.STARTING, JobState.RUNNING, JobState.UNKNOWN, JobState.STOPPING})
 
@@ -210,7 +213,9 @@ class Controller:
             self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
             self._recorder.record("next", reason, state=JobState.RECOVERING)
             return self._without_gang(way)
-        self._devices.hold(way.gang.plan.placement, way.gang.plan.simulated)
+        plan = way.gang.plan
+        self._devices.hold(plan.placement, plan.simulated)
+        self.node.hold(plan.placement, simulated=bool(plan.simulated))
         self._judge.reopen()
         if not self.node.supervised:
             adoption.kill(self.ledger.supervisor)
@@ -276,6 +281,7 @@ class Controller:
             if plan.table is not None:
                 plan.table.check()
             files.create()
+            stop_request.place(self.spool.stop_request(number))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -553,11 +559,32 @@ class Controller:
                     order=kind,
                     preempts=order.preempts,
                 )
-            self._stop(self.way, grace=halt.grace)
+            if halt.saves:
+                self._let_save(self.way, halt.saves)
+            self._stop(self.way, grace=_TERM_GRACE)
             self._end_attempt(self.way)
             self._keeper.settle()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         return _OUTCOMES[halt.state]
+
+    def _let_save(self, way: UnderWay, patience: float) -> None:
+        """Have the ranks write a checkpoint and leave, if they all can; not for ever."""
+        views = way.gang.views
+        if not all(view.beat is not None and view.beat.stops for view in views):
+            return
+        try:
+            stop_request.ask(self.spool.stop_request(self.ledger.attempt))
+        except OSError as error:
+            self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
+            return
+        deadline = time.monotonic() + patience
+        while self.node.supervised and time.monotonic() < deadline:
+            exits = [view.exit for view in way.gang.views]
+            if all(exits) or any(one and one.code not in _ORDERLY for one in exits):
+                return
+            for message in self.node.poll(_TICK):
+                self._take(message)
+            self._look()
 
     def _return(self, reason: str) -> Outcome:
         """Go back into the queue, before those that were never started."""

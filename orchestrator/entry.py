@@ -21,6 +21,7 @@ def run_module(module: str, arguments: Sequence[str]) -> None:
     directory = os.getcwd()
     sys.path[:] = [directory, *(entry for entry in sys.path if entry not in ("", directory))]
     sys.argv = [module, *arguments]
+    environment = dict(os.environ)  # the module may take its secrets out
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BaseException as error:
@@ -29,7 +30,7 @@ def run_module(module: str, arguments: Sequence[str]) -> None:
             return
         if not isinstance(error, SystemExit):
             traceback.print_exc()
-        Rank(dict(os.environ)).error(type(error), error, error.__traceback__)
+        Rank(environment).error(type(error), error, error.__traceback__)
         # Interpreter exit would wait a minute for peers inside the communication library.
         leave(code)
 

@@ -10,7 +10,9 @@ from typing import Any
 from orchestrator.health import RankView, Suspect
 from orchestrator.layout import AttemptDirectory
 from orchestrator.policy import Evidence, describe_exit
+from orchestrator.secrets import Redactor
 
+NO_SECRETS = Redactor({})
 _LOG_TAIL = 64 << 10
 _SHOWN_LINES = 6
 _SURELY_AT_WORK = 600.0
@@ -20,6 +22,7 @@ def collect(
     suspect: Suspect,
     view: RankView | None,
     files: AttemptDirectory,
+    redactor: Redactor = NO_SECRETS,
     *,
     stepped_before: bool,
     lived: float,
@@ -42,7 +45,7 @@ def collect(
         error_message=str(error.get("message", "")),
         error_errno=error.get("errno"),
         bad_checkpoint=error.get("checkpoint"),
-        log=tail(files.log(suspect.rank), _LOG_TAIL),
+        log=_tail_without(redactor, files.log(suspect.rank)),
         oom_killed=oom_killed and signal == 9,
         before_first_step=not stepped_before and not _has_stepped(view, lived),
         start_errno=view.start_errno if view is not None else None,
@@ -67,6 +70,14 @@ def describe(suspect: Suspect, evidence: Evidence, view: RankView | None) -> lis
     else:
         lines += evidence.log.strip().splitlines()[-_SHOWN_LINES:]
     return list(dict.fromkeys(lines))
+
+
+def _tail_without(redactor: Redactor, path: Path) -> str:
+    """The end of a log without secrets: more is read, and a secret cut in two is left out."""
+    size = _LOG_TAIL + 4 * redactor.longest  # UTF-8 has at most four bytes a character
+    text = tail(path, size)
+    cut = len(text.encode()) >= size
+    return redactor.text(text)[redactor.longest if cut else 0 :]
 
 
 def tail(path: Path, size: int) -> str:

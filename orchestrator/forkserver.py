@@ -22,7 +22,7 @@ from typing import Any
 from orchestrator import processes
 from orchestrator.entry import run_module
 from orchestrator.launch import ProcessPlan, freshen_random, freshen_threads, settle
-from orchestrator.rank import Rank
+from orchestrator.rank import Rank, exit_code_of
 
 _ADOPTION_TIMEOUT = 5.0
 
@@ -113,9 +113,10 @@ def become(launch: ProcessPlan, supervisor: int) -> None:
     os.environ.update(launch.environment)
     try:
         settle(launch, supervisor)
+        os.environ.update(launch.own_environment())
     except OSError as error:
         Rank(dict(os.environ)).error(type(error), error, error.__traceback__)
-        os._exit(1)
+        os._exit(exit_code_of(error))
     freshen_random()
     freshen_threads()
     run_module(str(launch.module), launch.arguments)

@@ -15,6 +15,7 @@ from orchestrator.heartbeat import Heartbeat
 from orchestrator.layout import AttemptDirectory, read_json, spooled_error
 from orchestrator.link import Message
 from orchestrator.plan import LaunchPlan
+from orchestrator.secrets import Redactor
 
 _STEPS_REMEMBERED = 1000
 _ERROR_FIELDS = frozenset({"type", "message", "traceback", "code", "monotonic"})
@@ -25,6 +26,7 @@ class Gang:
 
     def __init__(self, plan: LaunchPlan, files: AttemptDirectory) -> None:
         self.plan = plan
+        self.redactor = Redactor.of(plan.ranks[0].process.secrets)  # as they are at the start
         self._files = files
         self._ranks = {rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks}
         self._scheduler_exit: Exit | None = None
@@ -109,7 +111,7 @@ class Gang:
         error = read_json(self._files.error(rank)) or (read_json(spooled) if spooled else None)
         # Anybody may have written it: only a record of ours is evidence.
         if isinstance(error, dict) and error.keys() >= _ERROR_FIELDS:
-            self._change(rank, error=error)
+            self._change(rank, error=self.redactor.value(error))
 
     def _change(self, rank: int | None, **fields: Any) -> None:
         if rank is not None:

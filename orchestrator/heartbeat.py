@@ -31,6 +31,7 @@ RECORD_SIZE = _HEAD.size + _BODY.size
 
 _DONE = 1
 _FAILED = 2
+_STOPS = 4
 _TRIES = 100
 
 
@@ -57,6 +58,8 @@ class Heartbeat:
     phase_entered: tuple[float, ...]
     done: bool
     failed: bool
+    stops: bool = False
+    """Whether the rank can be asked to save itself and leave."""
 
     def entered(self, phase: str) -> float:
         """When `phase` was first entered in this attempt (monotonic s); NaN if never."""
@@ -126,6 +129,10 @@ class HeartbeatWriter:
         """Record a finished checkpoint of `step`."""
         self._checkpoint = int(step)
         self._write(time.monotonic())
+
+    def stops(self) -> None:
+        """Record, with the next write, that the rank can be asked to leave."""
+        self._flags |= _STOPS
 
     def done(self) -> None:
         """Record success."""
@@ -219,4 +226,5 @@ def _decode(raw: bytes) -> Heartbeat:
         phase_entered=tuple(entered),
         done=bool(flags & _DONE),
         failed=bool(flags & _FAILED),
+        stops=bool(flags & _STOPS),
     )

@@ -59,6 +59,9 @@ class NodeRay(Protocol):
     def reserve(self, placement: Placement, pump: Pump) -> None:
         """Have the devices of a placement held."""
 
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """Have them held for a gang that runs already; returns at once."""
+
     def messages(self, *, supervised: bool) -> list[Message]:
         """What has happened."""
 
@@ -109,6 +112,7 @@ class JobRay:
         self._asked: Start | None = None
         self._starts = 0
         self._reserves = 0
+        self._waits = False
         self._again = False
         self._up_seconds: Mapping[str, float] = {}
         self._kept: list[Message] = []
@@ -150,12 +154,21 @@ class JobRay:
         """
         if placement == self._placement or self.ended:
             return
-        self._placement, self._answer, self._reserves = placement, None, next(_SERIALS)
-        self._line.reserve(placement, self._reserves, simulated=self._simulated)
-        refusal = self._await_refusal(pump, time.monotonic() + timeout)
+        self.hold(placement, simulated=self._simulated)
+        self._waits = True
+        try:
+            refusal = self._await_refusal(pump, time.monotonic() + timeout)
+        finally:
+            self._waits = False
         if refusal:
             self._placement = None
             raise NodeError(f"Ray does not reserve the devices: {refusal}; see {self._log}")
+
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """The same for a gang that runs already; whether Ray agrees is told and changes nothing."""
+        self._simulated = simulated
+        self._placement, self._answer, self._reserves = placement, None, next(_SERIALS)
+        self._line.reserve(placement, self._reserves, simulated=simulated)
 
     def _await_refusal(self, pump: Pump, deadline: float) -> str:
         """Why the bundles are not held, if they are not; empty too when Ray is lost meanwhile."""
@@ -220,7 +233,7 @@ class JobRay:
                 ranks = len(self._placement.assignments) if self._placement else 0
                 text = f"Ray holds the devices of {ranks} ranks, {seconds:.2f} s"
                 return [{"event": "note", "text": text, "seconds": {"reserve": seconds}}]
-            case Unreserved(reason=reason) if event.serial is None or not self.there:
+            case Unreserved(reason=reason) if not (self._waits and self.there and event.serial):
                 return [{"event": "note", "text": f"Ray does not hold the devices: {reason}"}]
         return []
 

@@ -13,6 +13,7 @@ from orchestrator.checkpoints import Broken
 from orchestrator.health import Limits, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
 from orchestrator.layout import AttemptDirectory
+from orchestrator.patterns import found_in
 from orchestrator.policy import Decision, Finding, classify, decide
 from orchestrator.recorder import Recorder
 from orchestrator.spec import JobSpec
@@ -59,12 +60,13 @@ class Judge:
             suspect,
             view,
             files,
+            way.gang.redactor,
             stepped_before=stepped_before,
             lived=way.gang.lived,
             oom_killed=self._oom_happened(),
             device_fault="; ".join(device_faults.values()),
         )
-        finding = classify(found, self._spec.restart.rules)
+        finding = classify(found, self._spec.restart.rules, self._found_in(found.log))
         blamed = suspect
         if finding.failure.blames_device:
             blamed = _blame_device(suspect, device_faults)
@@ -137,6 +139,16 @@ class Judge:
             and event.data["at"] <= suspect.at
         ]
         return (meant[-1], "drill") if meant else (suspect.at, suspect.sign.value)
+
+    def _found_in(self, log: str) -> Mapping[str, bool | None]:
+        """Which patterns of the job's rules a log has; one that takes for ever is told."""
+        patterns = [rule.log for rule in self._spec.restart.rules if rule.log is not None]
+        found = found_in(log, patterns)
+        for pattern, known in found.items():
+            if known is None:
+                text = f"the job's rule {pattern!r} took too long on this log and was left out"
+                self._recorder.record("note", text)
+        return found
 
     def _oom_happened(self) -> bool:
         now, before = evidence.oom_kills(), self._oom_kills

@@ -12,10 +12,10 @@ import random
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator import processes
+from orchestrator import processes, secrets
 from orchestrator.memory_policy import bind_memory
 
 MARK = "MUSTER_RUN_ID"
@@ -66,10 +66,18 @@ class ProcessPlan:
     batch: bool = False  # SCHED_BATCH: computes, and lets whoever wakes it wait for a moment
     table: TableFile | None = None
     preamble: str = ""  # the first line of its log
+    secrets: Mapping[str, str] = field(default_factory=dict)  # variable → path of its 0600 file
 
     @property
     def label(self) -> str:
         return "scheduler" if self.rank is None else f"rank {self.rank}"
+
+    def own_environment(self) -> dict[str, str]:
+        """What the process itself gets, secrets included: for nobody else, and never written.
+
+        Raises secrets.Unusable.
+        """
+        return {**self.environment, **secrets.read(self.secrets)}
 
     def to_document(self) -> dict[str, Any]:
         return asdict(self)

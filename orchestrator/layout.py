@@ -207,6 +207,10 @@ class Spool:
     def owner(self) -> Path:
         return self.root / "owner.json"
 
+    def stop_request(self, attempt: int) -> Path:
+        """What tells the ranks of an attempt to save themselves and leave."""
+        return self.root / f"{attempt:03d}.stop"
+
     @property
     def user(self) -> Path:
         """Which supervisor uses it."""

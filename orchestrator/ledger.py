@@ -72,7 +72,7 @@ class Ledger:
             self.state = event.state
             self.reason = event.reason
             self.ended_at = event.time if event.state.terminal else None
-            if not event.state.holds_devices:
+            if self.order is not None and self.order.kind not in _STILL_OPEN.get(event.state, _ALL):
                 self.order = None
         handler = _HANDLERS.get(event.kind)
         if handler is not None:
@@ -134,14 +134,14 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.pids = []
     ledger.attempt_at = event.time
     ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
-    ledger.suspect = ledger.order = None
+    ledger.suspect = None
     ledger.chosen = None
-    if event.data["resumed_from"]:
+    if event.data.get("resumed_from"):
         ledger.chosen = {
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data["world_size"],
+            "world_size": event.data.get("world_size", 0),
         }
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
@@ -247,6 +247,14 @@ def _waiting(ledger: Ledger, event: Event) -> None:
 def _drill(ledger: Ledger, event: Event) -> None:
     ledger.drills.append({**event.data, "attempt": event.attempt})
 
+
+_ALL = frozenset(OrderKind)
+_STILL_OPEN = {
+    JobState.QUEUED: frozenset({OrderKind.HOLD, OrderKind.CANCEL}),
+    JobState.HELD: frozenset({OrderKind.CANCEL}),
+    **{state: frozenset() for state in JobState if state.terminal},
+}
+"""Orders that a move to a state leaves to be obeyed; all, where a job still holds devices."""
 
 _HANDLERS = {
     "controller": _controller,

@@ -144,6 +144,10 @@ class LocalNode:
         """Keep other work of this Ray off the devices of a placement. Raises NodeError."""
         self._ray.reserve(placement, pump)
 
+    def hold(self, placement: Placement, *, simulated: bool) -> None:
+        """The same for a gang that runs already: the Ray that knew of it died with its head."""
+        self._ray.hold(placement, simulated=simulated)
+
     def kill_supervisor(self) -> None:
         """End a supervisor that does not answer any more."""
         if self.supervisor_pid is not None:

@@ -31,21 +31,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Halt:
-    """How a running job is halted: what is recorded at the end, and the time that ranks have.
+    """How a running job is halted, and what is recorded at the end.
 
-    `grace` is in seconds between TERM and KILL.
+    `saves`: seconds that ranks have to write a checkpoint and leave by themselves; 0: none.
     """
 
     event: str
     state: JobState
-    grace: float
+    saves: float
 
 
 HALTS: dict[OrderKind, Halt] = {
-    OrderKind.CANCEL: Halt("cancelled", JobState.CANCELLED, 10.0),
-    OrderKind.HOLD: Halt("held", JobState.HELD, 60.0),
-    OrderKind.REQUEUE: Halt("requeued", JobState.QUEUED, 60.0),
-    OrderKind.OVERRUN: Halt("overrun", JobState.FAILED, 60.0),
+    OrderKind.CANCEL: Halt("cancelled", JobState.CANCELLED, 0.0),
+    OrderKind.HOLD: Halt("held", JobState.HELD, 120.0),
+    OrderKind.REQUEUE: Halt("requeued", JobState.QUEUED, 120.0),
+    OrderKind.OVERRUN: Halt("overrun", JobState.FAILED, 120.0),
 }
 """A run that is to go on later has time to save itself; a cancelled one need not."""
 

@@ -75,6 +75,20 @@ def own(spool: Spool, directory: RunDirectory, run_id: str) -> None:
     write_json(spool.owner, {**me(), **word})
 
 
+def belongs(spool: Spool, directory: RunDirectory) -> bool:
+    """Whether a spool is there, and is that of a run."""
+    owner = read_json(spool.owner) or {}
+    return bool(owner.get("run_dir") == str(directory.root))
+
+
+def clear(run_id: str, spool: Spool | None) -> None:
+    """Take away all processes of a run that nobody drives, and its spool."""
+    if run_id:
+        processes.clear_marked(MARK, run_id, _CLEAR_TIMEOUT)
+    if spool is not None:
+        spool.remove()
+
+
 def remove_stale_spools() -> None:
     """Take away what a run left whose controller and supervisor were both killed.
 

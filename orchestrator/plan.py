@@ -17,6 +17,7 @@ from typing import Any
 from cluster.allocate import Assignment, Placement, Request
 from cluster.device import Device, Inventory
 from cluster.rank_table import ServerFacts, text_of
+from orchestrator import secrets
 from orchestrator.attempt_table import AttemptTable, table_of
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
 from orchestrator.layout import RunDirectory, Spool
@@ -242,6 +243,7 @@ def make_plan(
     is planned without it. `simulated` is the rehearsal node that the devices are of.
     """
     base = user_environment(inherited)
+    base = {name: value for name, value in base.items() if name not in spec.secrets}
     table = None
     if spec.launch.mode is LaunchMode.RANK_TABLE and facts is not None:
         table = table_of(placement, facts, directory.attempt(attempt.number).rank_table)
@@ -332,6 +334,7 @@ class _Gang:
             batch=self._batch,
             table=self.table.file if self.table else None,
             preamble=self._preamble(assignment),
+            secrets={name: str(path) for name, path in self.spec.secrets.items()},
         )
         return RankPlan(assignment, process, environment)
 
@@ -422,6 +425,7 @@ class _Gang:
             "MUSTER_RESUME_FROM": _text(self.attempt.resume_from) or "",
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
+            "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
             "MUSTER_SNAPSHOT": "{}",
@@ -435,6 +439,8 @@ class _Gang:
                 contract["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # CUDA's own is the fastest first
         if self.table is not None:
             contract["RANK_TABLE_FILE"] = str(self.table.path)
+        if self.spec.secrets:
+            contract[secrets.NAMES] = ",".join(self.spec.secrets)
         if self.dynamic:
             contract |= self._rendezvous("MS_WORKER") | {"MS_NODE_ID": str(rank)}
         return contract

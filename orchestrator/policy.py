@@ -163,10 +163,17 @@ RULES: tuple[ClassRule, ...] = (
 """Evidence to class, first match wins; what matches nothing is `process` by name `default`."""
 
 
-def classify(evidence: Evidence, own: Sequence[Rule] = ()) -> Finding:
-    """The class of a failure; `own` are the job's rules and come first."""
+def classify(
+    evidence: Evidence,
+    own: Sequence[Rule] = (),
+    in_log: Mapping[str, bool | None] | None = None,
+) -> Finding:
+    """The class of a failure; `own` are the job's rules and come first.
+
+    `in_log` says which of their patterns the log has (`patterns.found_in`); None: look here.
+    """
     for rule in own:
-        if _own_matches(rule, evidence):
+        if _own_matches(rule, evidence, in_log):
             shown = rule.log if rule.log is not None else f"exit code {rule.exit_code}"
             return Finding(rule.failure, f"the job's rule {shown!r}")
     for entry in RULES:
@@ -175,8 +182,13 @@ def classify(evidence: Evidence, own: Sequence[Rule] = ()) -> Finding:
     return Finding(FailureClass.PROCESS, "default")
 
 
-def _own_matches(rule: Rule, evidence: Evidence) -> bool:
-    by_log = rule.log is None or re.search(rule.log, evidence.log) is not None
+def _own_matches(rule: Rule, evidence: Evidence, in_log: Mapping[str, bool | None] | None) -> bool:
+    if rule.log is None:
+        by_log = True
+    elif in_log is None:
+        by_log = re.search(rule.log, evidence.log) is not None
+    else:
+        by_log = bool(in_log.get(rule.log))
     return by_log and (rule.exit_code is None or rule.exit_code == evidence.exit_code)
 
 

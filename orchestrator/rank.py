@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
+from orchestrator.secrets import Redactor
+from orchestrator.stop_request import Listener
 
 EXIT_DONE = 0
 EXIT_USAGE = 64
@@ -55,7 +57,10 @@ class Rank:
         self.checkpoint_every: int | None = checkpoint.get("every_steps")
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
         self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
+        self._stop_file = _path(get("MUSTER_STOP"))
         self._heartbeat: HeartbeatWriter | None = None
+        self._stop_request: Listener | None = None
+        self._without_secrets = Redactor.from_environment(environment).text
 
     @classmethod
     def from_env(cls) -> Rank:
@@ -64,7 +69,7 @@ class Rank:
         RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
         empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps);
-        MUSTER_HEARTBEAT and MUSTER_ERROR_FILE (paths).
+        MUSTER_HEARTBEAT, MUSTER_STOP and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
         if not rank.active:
@@ -92,6 +97,19 @@ class Rank:
         """
         if self._heartbeat:
             self._heartbeat.step(step, loss, images, total)
+
+    def should_stop(self, step: int) -> bool:
+        """Whether the run is to save itself now and leave with exit code 75 (EXIT_RETRY).
+
+        To be asked by every rank after every step, with the step that it has just finished: all
+        get the same answer at the same step. Who never asks is ended by SIGTERM instead.
+        """
+        if self._heartbeat is None:
+            return False
+        if self._stop_request is None:
+            self._stop_request = Listener(self._stop_file, answers=self.rank == 0)
+            self._heartbeat.stops()
+        return self._stop_request.stops_after(step)
 
     def checkpoint(self, directory: str | os.PathLike[str], step: int) -> None:
         """Report a finished checkpoint: `directory` is complete and has its final name."""
@@ -137,7 +155,7 @@ class Rank:
             raise ValueError(f"report name {name!r}: letters, digits, - and _ are allowed")
         if self.run_dir is not None:
             reports = RunDirectory(self.run_dir).attempt(self.attempt).reports
-            write_bytes(reports / f"{name}.txt", text.encode())
+            write_bytes(reports / f"{name}.txt", self._without_secrets(text).encode())
 
     def done(self) -> None:
         """Report success: what happens to the process after this is no failure."""
@@ -159,10 +177,10 @@ class Rank:
             {
                 "rank": self.rank,
                 "type": kind.__name__,
-                "message": str(value)[:_MESSAGE_LIMIT],
-                "traceback": "".join(traceback.format_exception(kind, value, trace))[
-                    -_MESSAGE_LIMIT:
-                ],
+                "message": self._without_secrets(str(value))[:_MESSAGE_LIMIT],
+                "traceback": self._without_secrets(
+                    "".join(traceback.format_exception(kind, value, trace))
+                )[-_MESSAGE_LIMIT:],
                 "code": code,
                 "errno": getattr(value, "errno", None) if isinstance(value, OSError) else None,
                 "checkpoint": getattr(value, "directory", None)

@@ -33,6 +33,7 @@ from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
 from orchestrator.layout import RunDirectory, Spool, write_json
 from orchestrator.link import Message
 from orchestrator.lookout import Lookout
+from orchestrator.secrets import Unusable
 from orchestrator.uplink import Uplink
 
 _TICK = 0.1
@@ -195,7 +196,7 @@ class Supervisor:
             case "start":
                 self._start(int(message["attempt"]), message["launches"])
             case "stop":
-                self._stop(float(message["grace"]))
+                self._stop(int(message["attempt"]), float(message["grace"]))
             case "welcome":
                 self._take_charge(float(message["pace"]))
             case "leave":
@@ -300,7 +301,7 @@ class Supervisor:
             with open(launch.log, "ab") as log:
                 process = subprocess.Popen(
                     launch.argv,
-                    env=dict(launch.environment),
+                    env=launch.own_environment(),
                     cwd=launch.workdir,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -390,8 +391,11 @@ class Supervisor:
         except OSError as error:
             self._note(f"could not record the exit of {child.launch.label}: {error}")
 
-    def _stop(self, grace: float) -> None:
-        """End every process of the attempt: TERM and `grace` seconds, or KILL at once."""
+    def _stop(self, attempt: int, grace: float) -> None:
+        """End every process of the attempt: TERM and `grace` seconds, or KILL at once.
+
+        `attempt` may be one that was never started: its controller was killed just before.
+        """
         self._reap()  # what ended before this moment ended by itself
         if self._fork.owes:
             self._close_fork_server()  # a fork that comes later would belong to nobody
@@ -399,7 +403,7 @@ class Supervisor:
         if grace > 0:
             for pid in list(self._children):
                 _signal_group(pid, signal.SIGTERM)
-        self._stopping = Stopping(self._attempt, now + grace, now + grace + _STOP_TIMEOUT)
+        self._stopping = Stopping(attempt, now + grace, now + grace + _STOP_TIMEOUT)
         self._push_stop()
 
     def _push_stop(self) -> None:
@@ -422,7 +426,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._leaving = True
-        self._stop(0)
+        self._stop(self._attempt, 0)
 
     def _end(self) -> None:
         """Take the fork server and the spool away; explain an end that nobody ordered."""
@@ -490,6 +494,8 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def _why_not_started(launch: ProcessPlan, error: OSError) -> str:
+    if isinstance(error, Unusable):
+        return str(error.strerror)
     if error.filename in (launch.workdir, launch.log):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, FileNotFoundError):

@@ -29,7 +29,6 @@ GAPS: tuple[_Gap, ...] = (
     ),
     _Gap("resources.memory_per_rank", _LEAVE_OUT),
     _Gap("resources.nodes", _LEAVE_OUT),
-    _Gap("secrets", _LEAVE_OUT),
     _Gap("checkpoint.snapshot_every_steps", _LEAVE_OUT),
     _Gap("health.straggler", _LEAVE_OUT),
     _Gap("restart.replenish_after", _LEAVE_OUT),
@@ -48,11 +47,11 @@ def not_built(spec: JobSpec) -> tuple[Problem, ...]:
 
     The problems have paths but no lines. Empty: the job can run.
     """
-    document = to_document(spec)
+    gaps = [gap for gap in GAPS if gap.path in spec.given and not gap.works(spec)]
+    document = to_document(spec) if gaps else {}
     return tuple(
         Problem(None, None, gap.path, _found(document, gap.path), gap.allowed, _HINT)
-        for gap in GAPS
-        if gap.path in spec.given and not gap.works(spec)
+        for gap in gaps
     )
 
 

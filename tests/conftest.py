@@ -8,8 +8,11 @@ import os
 # trainer's own (one kernel set, one thread: the same numbers wherever the tests run).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests bring rehearsal nodes of their own.
+# Tests bring rehearsal nodes and heads of their own.
 os.environ.pop("MUSTER_SIMULATED_NODE", None)
+os.environ.pop("MUSTER_URL", None)
+os.environ.pop("MUSTER_TOKEN", None)
+os.environ.pop("MUSTER_TOKEN_FILE", None)
 
 import secrets
 import sys
@@ -17,24 +20,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator import processes
-from orchestrator.layout import read_json
+from tests.left_behind import MARK, Trace, of_others, own_ports, run_directories, told
 
-LEFT_BEHIND_DEADLINE = 15.0
-"""Seconds after the last test within which everything that tests started must be gone."""
-
-# Inherited by whatever a test starts, so that sessions side by side do not blame each other.
-_MARK = "PYTEST_SESSION_MARK"
-_TOKEN = secrets.token_hex(8)
-os.environ[_MARK] = _TOKEN
-# Nothing that was barred on this machine, and never made unless a test bars something.
-os.environ["MUSTER_HOME"] = str(Path(tempfile.gettempdir()) / f"home-of-tests-{_TOKEN}")
+# A worker of pytest-xdist extends the mark of its session, by which that finds all of them.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+_TOKEN = f"{os.environ.get(MARK)}-{_WORKER}" if _WORKER else secrets.token_hex(8)
+os.environ[MARK] = _TOKEN
+# Nothing that was barred on this machine, and never made: a test that needs one asks for `home`.
+_NO_HOME = Path(tempfile.gettempdir()) / f"home-of-tests-{_TOKEN}"
+os.environ["MUSTER_HOME"] = str(_NO_HOME)
 
 _BEFORE = pytest.StashKey[frozenset[str]]()
 _LEFT = pytest.StashKey[list[str]]()
+_OF_WORKER = "left_behind"
 
 
 @pytest.fixture(scope="session")
@@ -49,21 +51,75 @@ def muster(python: list[str]) -> list[str]:
     return [*python, "-m", "orchestrator"]
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A MUSTER_HOME of this test alone, empty and for its owner's eyes only.
+
+    A head that a test starts with it (`python -m orchestrator.service`), its Ray, and the
+    supervisors and ranks of its jobs are found by this directory if they are left behind, also
+    when they have dropped the environment that they were started in.
+    """
+    directory = tmp_path / "home"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setenv("MUSTER_HOME", str(directory))
+    return directory
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The tests of this check do not wait as long."""
+    about = "seconds after the last test within which everything that tests started must be gone"
+    parser.addini("left_behind_deadline", about, "string", "15")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n` and `--dist loadfile` whole files, the longest first."""
+    from tests.scheduling import WholeFiles
+
+    return WholeFiles(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In workers the longest files come first; inside a file nothing changes."""
+    if _WORKER:
+        from tests.scheduling import begins
+
+        items.sort(key=begins)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Remember what was there before."""
-    session.config.stash[_BEFORE] = frozenset(_spools()) | frozenset(_own_ports())
+    session.config.stash[_BEFORE] = run_directories() | own_ports()
+    session.config.stash[_LEFT] = []
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker has found at its end; for one that crashed the session looks."""
+    found = getattr(node, "workeroutput", {}).get(_OF_WORKER, [])
+    node.config.stash[_LEFT] += [f"{line} (of {node.gateway.id})" for line in found]
+
+
+@pytest.hookimpl(trylast=True)  # when the workers have ended
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the session if tests left processes, files of runs or open ports behind."""
+    """Fail the session if tests left processes, files of runs, a home or open ports behind.
+
+    A worker looks for what it has itself: its processes and its ports. Directories are looked at
+    when all have ended, since one of a worker that still runs may be in use.
+    """
     before = session.config.stash.get(_BEFORE, None)
     if before is None:
         return
-    deadline = time.monotonic() + LEFT_BEHIND_DEADLINE
-    while (left := list(_left_behind(before))) and time.monotonic() < deadline:
+    trace = Trace(_TOKEN, str(session.config._tmp_path_factory.getbasetemp()))  # type: ignore[attr-defined]
+    deadline = time.monotonic() + float(session.config.getini("left_behind_deadline"))
+    while (left := list(_left_behind(trace, before))) and time.monotonic() < deadline:
         time.sleep(0.1)
-    session.config.stash[_LEFT] = left
-    if left and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_OF_WORKER] = left
+        return
+    session.config.stash[_LEFT] += left
+    good = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if session.config.stash[_LEFT] and session.exitstatus in good:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -78,65 +134,13 @@ def pytest_terminal_summary(
             terminalreporter.line(line)
 
 
-def _left_behind(before: frozenset[str]) -> Iterator[str]:
-    ours = set(processes.marked(_MARK, _TOKEN)) | set(processes.descendants(os.getpid()))
-    for pid in sorted(ours):
-        if processes.state_of(pid) not in (None, "Z"):
-            yield f"process {pid}: {_command(pid)}"
-    for path in _spools():
-        if path not in before and not _in_use_by_others(path, ours):
-            yield f"directory {path}"
-    yield from (f"{port}, open in the test process" for port in _own_ports() - before)
-
-
-def _spools() -> Iterator[str]:
-    """Directories of runs, whoever made them."""
-    for base, pattern in ((Path("/dev/shm"), "muster-*"), (_temporary(), "muster-ray-*")):
-        yield from map(str, base.glob(pattern))
-
-
-def _temporary() -> Path:
-    return Path(tempfile.gettempdir())
-
-
-def _in_use_by_others(path: str, ours: set[int]) -> bool:
-    """Whether a living process that no test of ours started owns or names the directory."""
-    owner = (read_json(Path(path) / "owner.json") or {}).get("pid")
-    for spool in Path("/dev/shm").glob("muster-*/owner.json"):
-        document = read_json(spool) or {}
-        owner = document.get("pid") if document.get("ray") == path else owner
-    named = {*processes.mentioning(path), *([owner] if owner else [])} - ours - {os.getpid()}
-    return any(processes.state_of(pid) not in (None, "Z") for pid in named)
-
-
-def _command(pid: int) -> str:
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return "?"
-    return raw.replace(b"\0", b" ").decode(errors="replace").strip()[:200]
-
-
-def _own_ports() -> frozenset[str]:
-    """TCP ports that this very process listens on; those of others go with their processes."""
-    sockets = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            sockets.add(os.readlink(entry))
-        except OSError:
-            continue
-    return frozenset(
-        f"port {port}" for inode, port in _listening() if f"socket:[{inode}]" in sockets
-    )
-
-
-def _listening() -> Iterator[tuple[str, int]]:
-    """Inode and port of every listening TCP socket of this network namespace (proc(5))."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for fields in map(str.split, lines):
-            if fields[3] == "0A":  # TCP_LISTEN
-                yield fields[9], int(fields[1].rpartition(":")[2], 16)
+def _left_behind(trace: Trace, before: frozenset[str]) -> Iterator[str]:
+    ours = trace.processes()
+    yield from told(ours)
+    yield from (f"{port}, open in the test process" for port in sorted(own_ports() - before))
+    if _NO_HOME.exists():
+        yield f"directory {_NO_HOME}"
+    if not _WORKER:
+        for path in sorted(run_directories() - before):
+            if not of_others(path, trace, ours):
+                yield f"directory {path}"

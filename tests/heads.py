@@ -14,7 +14,8 @@ from orchestrator.layout import Home, RunDirectory, read_json
 from tests.runs import SCRIPTS, poll
 
 ROOT = Path(__file__).resolve().parent.parent
-START = 60.0
+PATIENCE = 120.0
+"""Seconds for what takes a few, on a machine with much else to do."""
 JOB = """version: 1
 name: small
 module: train
@@ -53,7 +54,9 @@ class ScriptedHead:
                 stderr=log,
             )
         pid = self._process.pid
-        poll(lambda: (read_json(self.home.address) or {}).get("pid") == pid, START, "a controller")
+        poll(
+            lambda: (read_json(self.home.address) or {}).get("pid") == pid, PATIENCE, "a controller"
+        )
         return self
 
     def kill(self) -> None:
@@ -86,7 +89,7 @@ class ScriptedHead:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
         with self.client() as client:
-            poll(lambda: client.job(job)["state"] == states[-1], 30.0, f"{job} {states[-1]}")
+            poll(lambda: client.job(job)["state"] == states[-1], PATIENCE, f"{job} {states[-1]}")
 
     def log(self, job: str, text: str, attempt: int = 1, rank: int = 0) -> None:
         """Have a rank write to its log."""

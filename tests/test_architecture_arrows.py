@@ -60,6 +60,7 @@ SUBPROCESS = {
     "cluster.ray_client",  # the controller starts Ray's keeper
     "orchestrator.cli.service",  # `muster up` starts the controller
     "orchestrator.forkclient",  # the supervisor starts the fork server
+    "orchestrator.patterns",  # searches with expressions of others
     "orchestrator.supervisor",  # and ranks
     "orchestrator.trials",  # tries devices before a start
 }
@@ -74,6 +75,7 @@ SIGNAL = {
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
+    "orchestrator.patterns",  # an alarm ends a search
     "orchestrator.processes",
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.supervisor",

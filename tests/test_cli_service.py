@@ -82,12 +82,12 @@ def pid_of(done: Completed) -> Any:
 @pytest.mark.slow
 def test_up_is_idempotent_and_down_ends_it(machine: Machine) -> None:
     """The second `up` finds the first; `down` returns when the process is gone; both say so."""
-    first = machine.muster("up", "--json")
-    document = first.json()
+    document = machine.muster("up", "--json").json()
+    assert document["ray_address"].rpartition(":")[2].isdecimal()
     assert set(document) == {"schema", "observed_at", "controller_pid", "url", "ray_address"}
-    again = machine.muster("up", "--json", MUSTER_URL="http://127.0.0.1:9")
+    again = machine.muster("up", "--no-wait", "--json", MUSTER_URL="http://127.0.0.1:9")
     assert pid_of(again) == document["controller_pid"]
-    assert "runs already" in machine.muster("up").out
+    assert "runs already" in machine.muster("up", "--no-wait").out
     process = machine.process()
     assert process is not None and process.pid == document["controller_pid"]
     assert os.getsid(process.pid) == process.pid
@@ -104,13 +104,13 @@ def test_up_is_idempotent_and_down_ends_it(machine: Machine) -> None:
 @pytest.mark.slow
 def test_up_replaces_a_killed_controller(machine: Machine) -> None:
     """After kill -9 commands say who is gone, and `up` starts another, with the same jobs."""
-    first = pid_of(machine.muster("up", "--json"))
+    first = pid_of(machine.muster("up", "--no-wait", "--json"))
     job = Client.from_environment(machine.environment()).submit(
         "version: 1\nname: kept\nmodule: train\nworkdir: /\nresources: {device: cpu, ranks: 1}\n"
     )["job"]
     os.kill(first, signal.SIGKILL)
     poll(lambda: machine.process() is None, 10.0, "its death")
-    second = machine.muster("up", "--json")
+    second = machine.muster("up", "--no-wait", "--json")
     assert pid_of(second) != first
     assert job in machine.muster("ps", "--all").out
 
@@ -119,7 +119,7 @@ def test_up_replaces_a_killed_controller(machine: Machine) -> None:
 def test_two_starts_at_once_make_one_controller(machine: Machine) -> None:
     """Whoever comes second finds the first, and both name it."""
     with ThreadPoolExecutor(2) as both:
-        done = list(both.map(lambda _: machine.muster("up", "--json"), range(2)))
+        done = list(both.map(lambda _: machine.muster("up", "--no-wait", "--json"), range(2)))
     assert pid_of(done[0]) == pid_of(done[1])
 
 
@@ -128,7 +128,7 @@ def test_a_start_that_fails_tells_why(machine: Machine) -> None:
     """The process's own last words, exit code 1, and where the whole log is."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = machine.muster("up", "--port", port)
+        done = machine.muster("up", "--no-wait", "--port", port)
     assert (done.code, done.out) == (1, "")
     assert f"port {port}" in done.err and "in use" in done.err
     assert str(machine.home.log) in done.err

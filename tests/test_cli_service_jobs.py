@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from orchestrator.cli.columns import columns, length
 from orchestrator.cli.jobs import _become, _order, _table
 from orchestrator.service.tokens import Role, Tokens
 from orchestrator.states import JobState
-from tests.heads import JOB, ROOT, ScriptedHead
+from tests.heads import JOB, PATIENCE, ROOT, ScriptedHead
 from tests.runs import MUSTER, poll
 
 pytestmark = pytest.mark.slow
@@ -59,10 +59,10 @@ class Background:
     """A command as a process of its own, its output in files."""
 
     def __init__(self, head: ScriptedHead, directory: Path, *arguments: str) -> None:
-
+        directory.mkdir()
         self._out, self._err = directory / "out", directory / "err"
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [*MUSTER, *arguments],
                 env={**os.environ, **head.environment, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
@@ -80,10 +80,22 @@ class Background:
 
     def code(self) -> int:
         """Its exit code, once it has ended."""
-        try:
-            return self._process.wait(60)
-        finally:
-            self._process.kill()
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def start(head: ScriptedHead, tmp_path: Path) -> Iterator[Callable[..., Background]]:
+    """Starts commands in the background; none outlives the test."""
+    started: list[Background] = []
+
+    def begin(*arguments: str) -> Background:
+        started.append(Background(head, tmp_path / str(len(started)), *arguments))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
 
 
 def test_submitting_prints_the_id_and_what_to_do_next(head: ScriptedHead, file: Path) -> None:
@@ -130,13 +142,13 @@ def test_several_files_are_read_before_any_is_handed_over(
 
 
 def test_waiting_for_a_submission_has_its_exit_code(
-    head: ScriptedHead, file: Path, tmp_path: Path
+    head: ScriptedHead, file: Path, start: Callable[..., Background]
 ) -> None:
     """`submit --wait` ends with the job: 0 if it succeeded, 1 if not."""
     for end, code in (("SUCCEEDED", 0), ("FAILED", 1)):
         name = f"name={end.lower()}"
-        waiting = Background(head, tmp_path, "submit", str(file), "--wait", "--json", "--set", name)
-        rows = poll(lambda: list(head.client().jobs(name=end.lower())), 30.0, "the job")  # noqa: B023
+        waiting = start("submit", str(file), "--wait", "--json", "--set", name)
+        rows = poll(lambda: list(head.client().jobs(name=end.lower())), PATIENCE, "the job")  # noqa: B023
         path = ["STARTING", "RUNNING"] + (["STOPPING"] if code else [])
         head.move(rows[0]["job"], *path, end)
         assert waiting.code() == code
@@ -310,29 +322,29 @@ def test_what_a_token_may_not_do_is_exit_code_5(head: ScriptedHead) -> None:
     assert muster(head, "ps", MUSTER_TOKEN_FILE="/none").exit_code == 5
 
 
-def test_watching_outlives_the_controller(head: ScriptedHead, tmp_path: Path) -> None:
-    """status -w, logs -f and wait go on through a kill, say so, and end with the job."""
-    job = head.submit()
+def test_watching_outlives_the_controller(
+    head: ScriptedHead, file: Path, start: Callable[..., Background]
+) -> None:
+    """What waits, watches and follows goes on through a kill, says so, and ends with the job."""
+    waiting = start("submit", str(file), "--wait")
+    job = poll(lambda: waiting.out.strip(), PATIENCE, "an id")
     head.move(job, "STARTING", "RUNNING")
     head.log(job, "before\n")
-    watchers = {}
-    for number, arguments in enumerate(
-        (("status", job, "-w", "--json"), ("logs", job, "--rank", "0", "-f"), ("wait", job))
-    ):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        watchers[arguments[0]] = Background(head, directory, *arguments)
-    poll(lambda: watchers["status"].out and watchers["logs"].out, 30.0, "first words")
+    watching = start("status", job, "-w", "--json")
+    following = start("logs", job, "--rank", "0", "-f")
+    poll(lambda: watching.out and following.out, PATIENCE, "first words")
     head.kill()
-    poll(lambda: all("trying again for 300 s" in one.err for one in watchers.values()), 30.0)
+    everybody = (waiting, watching, following)
+    poll(lambda: all("trying again for 300 s" in one.err for one in everybody), PATIENCE)
     head.log(job, "after\n")
     head.start()
     head.move(job, "SUCCEEDED")
-    assert [one.code() for one in watchers.values()] == [0, 0, 0], watchers["wait"].err
-    documents = [json.loads(line) for line in watchers["status"].out.splitlines()]
+    assert [one.code() for one in everybody] == [0, 0, 0], [one.err for one in everybody]
+    documents = [json.loads(line) for line in watching.out.splitlines()]
     assert (documents[0]["state"], documents[-1]["state"]) == ("RUNNING", "SUCCEEDED")
-    assert watchers["logs"].out == "before\nafter\n"
-    assert watchers["wait"].out.startswith(f"{job} SUCCEEDED")
+    assert following.out == "before\nafter\n"
+    assert waiting.out.splitlines() == [job, f"{job} SUCCEEDED: so says the test"]
+    assert muster(head, "wait", job).stdout == f"{job} SUCCEEDED: so says the test\n"
 
 
 def test_waiting_too_long_is_a_failure(head: ScriptedHead) -> None:

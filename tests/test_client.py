@@ -14,7 +14,7 @@ import pytest
 from orchestrator.client import Address, Client, Problem, Unreachable, find
 from orchestrator.jobfile import JobFileError, loads
 from orchestrator.service.tokens import Role, Tokens
-from tests.heads import JOB, ScriptedHead
+from tests.heads import JOB, PATIENCE, ScriptedHead
 from tests.runs import poll
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ class Collected:
         except Exception as error:
             self.error = error
 
-    def all(self, timeout: float = 60.0) -> list[Any]:
+    def all(self, timeout: float = PATIENCE) -> list[Any]:
         """Everything, once the iterator has ended."""
         self._thread.join(timeout)
         assert not self._thread.is_alive(), f"goes on after {self.entries}"
@@ -162,9 +162,9 @@ def test_events_follow_a_job_over_the_death_of_its_controller(head: ScriptedHead
     told: list[str] = []
     events = Collected(head.client(told=told.append).events(job, follow=True))
     head.move(job, "STARTING", "RUNNING")
-    poll(lambda: len(events.entries) == 3, 30.0, "three events")
+    poll(lambda: len(events.entries) == 3, PATIENCE, "three events")
     head.kill()
-    poll(lambda: told, 30.0, "a word about the controller")
+    poll(lambda: told, PATIENCE, "a word about the controller")
     head.start()
     head.move(job, "SUCCEEDED")
     assert [event["sequence"] for event in events.all()] == [1, 2, 3, 4]
@@ -180,7 +180,7 @@ def test_logs_follow_a_job_over_the_death_of_its_controller(head: ScriptedHead) 
     for rank in (0, 1):
         head.log(job, "one\ntwo\n", rank=rank)
     lines = Collected(head.client().logs(job, follow=True))
-    poll(lambda: len(lines.entries) == 4, 30.0, "four lines")
+    poll(lambda: len(lines.entries) == 4, PATIENCE, "four lines")
     head.kill()
     head.log(job, "three\n", rank=1)
     head.log(job, "again\n", attempt=2)
@@ -202,7 +202,7 @@ def test_one_log_goes_on_behind_what_was_read(head: ScriptedHead) -> None:
     head.move(job, "STARTING", "RUNNING")
     head.log(job, "first\nhalf a l")
     lines = Collected(head.client().logs(job, rank=0, attempt=1, follow=True))
-    poll(lambda: lines.entries, 30.0, "a line")
+    poll(lambda: lines.entries, PATIENCE, "a line")
     head.kill()
     head.log(job, "ine\n")
     head.start()

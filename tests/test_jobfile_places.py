@@ -85,9 +85,9 @@ class TestPlaces:
         assert loads(BASE + "workdir: code", cwd=tmp_path).workdir == tmp_path / "code"
 
     def test_secret(self, tmp_path: Path) -> None:
-        """A secret is a path below the working directory, and its content is not read."""
+        """A secret is a path below the working directory; the job has nothing else of it."""
         secret = tmp_path / "token"
-        secret.write_bytes(b"\xff")
+        secret.write_text("s3cret-value")
         secret.chmod(0o600)
         job = loads(BASE + "secrets: {TOKEN: token}", cwd=tmp_path)
         assert job.secrets == {"TOKEN": secret}
@@ -96,12 +96,13 @@ class TestPlaces:
         """`~` is the user's home."""
         monkeypatch.setenv("HOME", str(tmp_path))
         (tmp_path / "token").touch(mode=0o600)
+        (tmp_path / "token").write_text("s3cret-value")
         assert loads(BASE + "secrets: {T: ~/token}").secrets == {"T": tmp_path / "token"}
 
     def test_read_only_secret(self, tmp_path: Path) -> None:
         """A secret that not even its owner may write is as good."""
         secret = tmp_path / "token"
-        secret.touch()
+        secret.write_text("s3cret-value")
         secret.chmod(0o400)
         assert loads(BASE + f"secrets: {{T: {secret}}}").secrets == {"T": secret}
 
@@ -119,6 +120,7 @@ class TestPlaces:
         """A name is either a secret or a variable."""
         secret = tmp_path / "token"
         secret.touch(mode=0o600)
+        secret.write_text("s3cret-value")
         (problem,) = problems(BASE + f"env: {{T: a}}\nsecrets: {{T: {secret}}}")
         assert problem.path == "secrets.T"
         assert "a name that env has too" in problem.found

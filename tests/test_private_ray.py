@@ -36,8 +36,10 @@ print(json.dumps({{"event": "up", **up}}), flush=True)
 process = {{"pid": 1, "start_time": 1, "boot_id": ""}}
 ready = {{"node": "n", "address": "a", "node_id": "i", "supervisor": process, "seconds": {{}}}}
 for line in sys.stdin:
-    log.write(line)
     request = json.loads(line)
+    if request["do"] == "stop":
+        break
+    log.write(line)
     def say(**event):
         print(json.dumps({{**event, "do": request["do"], "job": request["job"]}}), flush=True)
     if request["do"] == "start":

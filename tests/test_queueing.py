@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.allocate import Request, allocate
 from cluster.cpu import CpuBudget
 from cluster.device import DeviceKind
+from orchestrator.jobfile import loads
 from orchestrator.queueing import Decisions, Quota, Running, schedule
+from orchestrator.queueing.reasons import Reasons
+from orchestrator.queueing.records import running_of, waiting_of
+from orchestrator.states import JobState
+from orchestrator.store.values import JobRecord
 from tests import queues
 from tests.queues import ASCEND, NOW, cluster, job, node, runs
 
@@ -182,3 +188,99 @@ def test_cpus_that_the_next_needs_are_kept_as_well() -> None:
     slots = job("slots", 1, kind=DeviceKind.CPU, cpus=2, at=1)
     decisions = schedule([job("head", 4), slots], before, [], where, NOW)
     assert decisions.reasons["slots"].startswith("behind job head: would fit now")
+
+
+def test_a_kind_that_nobody_could_see_is_not_taken_for_empty() -> None:
+    """Nothing of it starts or is stopped, and the reason says what is not known."""
+    before = runs(EIGHT, job("r", 8, priority=10))
+    unseen = replace(EIGHT, unknown={ASCEND: "npu-smi does not answer"})
+    line = [job("a", 2, priority=90), job("slots", 2, kind=DeviceKind.CPU, cpus=1, at=1)]
+    decisions = schedule([*line, job("late", 2, wait=5.0)], [], [], unseen, NOW)
+    assert names(decisions) == ["slots"]
+    why = "needs 2 NPUs; how many there are is not known: npu-smi does not answer"
+    assert decisions.reasons == {"a": why}
+    assert decisions.expired == ("late",)
+    again = schedule(line, before, [], unseen, NOW)
+    assert (again.preemptions, again.reasons["a"]) == ((), why)
+
+
+def test_eight_ranks_start_on_a_machine_of_two_cpus() -> None:
+    """They share what is free, and the next waits."""
+    where = cluster(node("n0", cpus=2))
+    line = [job(n, 8, kind=DeviceKind.CPU, at=i) for i, n in enumerate("ab")]
+    decisions = schedule(line, [], [], where, NOW)
+    assert names(decisions) == ["a"]
+    assert {a.cpus for a in decisions.starts[0].placement.assignments} == {(0,), (1,)}
+    assert decisions.reasons["b"].startswith("needs 8 CPU slots in one node; n0 has no CPU")
+
+
+def test_a_blamed_device_is_used_only_if_the_job_cannot_do_without() -> None:
+    """It waits for another one where there is one, as the allocator would have it."""
+    blamed = {"n0/ascend:3": "blamed"}
+    whole, part = (
+        replace(one, request=replace(one.request, withheld=blamed))
+        for one in (job("whole", 8), job("part", 4))
+    )
+    assert names(schedule([whole], [], [], EIGHT, NOW)) == ["whole"]
+    before = [
+        replace(one, assignments=tuple(a for a in one.assignments if a.device.index > 3))
+        for one in runs(EIGHT, job("r", 8))
+    ]
+    decisions = schedule([part], before, [], EIGHT, NOW)
+    assert "NPU 3 blamed" in decisions.reasons["part"]
+
+
+def test_a_gang_alone_is_placed_as_a_run_of_its_own() -> None:
+    """What the queue gives a job that has its nodes to itself is the allocator's own answer."""
+    gang = job("a", 16, 8)
+    where = cluster(node("n0", 8, cpus=32), node("n1", 8, cpus=32))
+    placed = schedule([gang], [], [], where, NOW).starts[0].placement
+    assert placed == allocate(where.inventory, gang.request)
+
+
+def test_a_reason_is_found_for_one_job_without_the_others() -> None:
+    """Words are made when asked for: a look at one of many shapes costs one."""
+    line = [job(f"j{i}", i, each=i) for i in range(1, 9)]
+    reasons = schedule(line, runs(EIGHT, job("r", 8)), [], EIGHT, NOW).reasons
+    assert isinstance(reasons, Reasons)
+    assert (len(reasons), reasons.told) == (8, 0)
+    assert reasons["j3"].startswith("needs 3 free NPUs")
+    assert (reasons["j3"], reasons.told) == (reasons["j3"], 1)
+
+
+def test_a_record_of_the_store_waits_and_runs() -> None:
+    """Jobs that were started before go first; the limit of the wait counts from the last one."""
+    record = RECORD
+    one = waiting_of(record, Request(ASCEND, 2, 2))
+    assert (one.front, one.place, one.since) == (True, 7, 30.0)
+    assert (one.overdue(39.0), one.overdue(40.0)) == (False, True)
+    placement = schedule([one], [], [], EIGHT, 31.0).starts[0].placement
+    spec = loads("{version: 1, name: a, module: m, resources: {device: ascend, ranks: 2}}")
+    going = running_of(record, spec, placement, 31.0, preemptible=True, stopping=False)
+    assert (going.ends(32.0), going.queue, going.bound) == (91.0, "night", True)
+
+
+RECORD = JobRecord(
+    number=7,
+    job="a-000001",
+    name="a",
+    user="u",
+    queue="night",
+    priority=40,
+    device=ASCEND,
+    ranks=2,
+    wait_limit=10.0,
+    run_limit=60.0,
+    run_dir="/runs/a-000001",
+    state=JobState.QUEUED,
+    reason="",
+    attempt=1,
+    front=True,
+    place=7,
+    submitted_at=1.0,
+    queued_at=30.0,
+    started_at=2.0,
+    ended_at=None,
+    last_event=5,
+    key=None,
+)

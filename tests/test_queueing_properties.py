@@ -180,6 +180,22 @@ def test_order_means_nothing(scene: Scene, shuffle: random.Random) -> None:
     assert list(again.reasons) == list(first.reasons)
 
 
+@given(scenes(), scenes())
+def test_values_that_are_kept_change_nothing(scene: Scene, other: Scene) -> None:
+    """A cluster and jobs that passes have seen before are decided upon as if they were new."""
+    where, line, before, quotas = scene
+    new = schedule(line, before, quotas, where, NOW)
+    kept = [[*before], [], before[:1], [*before]]
+    for running in kept:
+        last = schedule(line, running, quotas, where, NOW)
+    assert last == new
+    _, others, _, _ = other
+    schedule(others, before, [], where, NOW)
+    fresh = Cluster(where.inventory, where.withheld)
+    copies = [replace(one) for one in before]
+    assert schedule(line, copies, quotas, fresh, NOW) == schedule(line, before, quotas, where, NOW)
+
+
 @given(fabrics.clusters(), fabrics.requests)
 def test_a_room_answers_as_the_allocator_does(inventory: Inventory, request: Request) -> None:
     """Looking at a few nodes of each sort finds what looking at all of them does."""

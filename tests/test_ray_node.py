@@ -73,6 +73,40 @@ print(json.dumps(said), flush=True)
 sys.stdin.read()
 """
 
+# Answers a start or a reservation as the job's name says, "late" ones half a second later.
+OBEDIENT_DRIVER = """
+import json, os, sys, threading
+config = json.loads(sys.stdin.readline())
+up = {{"address": "", "resources": {{}}, "seconds": {{}}, "pids": {{"driver": [os.getpid()]}}}}
+print(json.dumps({{"event": "up", **up}}), flush=True)
+ready = {{"node": "n", "address": "a", "node_id": "i", "seconds": {{}}}}
+ready["supervisor"] = {{"pid": 1, "start_time": 1, "boot_id": ""}}
+log = open({log!r}, "a", buffering=1)
+log.write("up\\n")
+def say(answer):
+    sys.stdout.write(json.dumps(answer) + "\\n")
+    sys.stdout.flush()
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "stop":
+        break
+    job = request["job"]
+    log.write(f"{{request['do']}} {{job}} {{request.get('serial')}}\\n")
+    if job == "fatal":
+        sys.exit(1)
+    if request["do"] == "start":
+        answer = {{"event": "ready", **ready}}
+    elif job == "refused":
+        answer = {{"event": "unreserved", "reason": "no"}}
+    else:
+        answer = {{"event": "reserved", "seconds": 0}}
+    answer |= {{"do": request["do"], "job": job}}
+    if job.startswith("late"):
+        threading.Timer(0.5, say, [answer]).start()
+    else:
+        say(answer)
+"""
+
 # Other work of a Ray: takes the devices that it can have, and keeps them until told to end.
 RIVAL = """
 import json, sys, ray
@@ -140,6 +174,14 @@ def begin(
     node = RayNode.start(temp_dir=str(temp_dir), resources=resources, log=log)
     node.start_supervisor(job, start)
     return node
+
+
+def gather(node: RayNode, count: int) -> list[Event]:
+    """At least so many of the next events but Up."""
+    events: list[Event] = []
+    while len(events) < count:
+        events += wait_for(node, 20)
+    return events
 
 
 def wait_for(node: RayNode, seconds: float) -> tuple[Event, ...]:
@@ -400,10 +442,98 @@ def test_a_ray_that_does_not_come_up_is_tried_twice(
     keeper = f"from cluster.ray_keeper import Keeper; Keeper({fake!r}).serve()"
     monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
     node = begin(temp_dir, tmp_path, "twice", {"CPU": good_try}, sleeper(tmp_path))
-    assert list(wait_for(node, 20)) == wanted
+    assert gather(node, len(wanted)) == wanted
     node.close()
     assert (tmp_path / "supervisor.log").read_text() == "try try "
     assert not temp_dir.exists()
+
+
+@pytest.fixture
+def obedient(temp_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayNode]:
+    """A Ray that answers as jobs are named, and writes down what it was asked."""
+    driver = [sys.executable, "-c", OBEDIENT_DRIVER.format(log=str(tmp_path / "asked"))]
+    keeper = f"from cluster.ray_keeper import Keeper; Keeper({driver!r}).serve()"
+    monkeypatch.setattr("cluster.ray_client._PROGRAM", ("-c", keeper))
+    node = RayNode.start(temp_dir=str(temp_dir), resources={"CPU": 2}, log=tmp_path / "ray.log")
+    yield node
+    node.close()
+
+
+def hear(node: RayNode, count: int) -> list[tuple[str, str, int | None]]:
+    """The next events but Up: what, of which job, in answer to which request."""
+    return [
+        (type(one).__name__, getattr(one, "job", ""), getattr(one, "serial", None))
+        for one in gather(node, count)
+    ]
+
+
+def asked(tmp_path: Path) -> list[str]:
+    """What the drivers were asked, one after another."""
+    return (tmp_path / "asked").read_text().splitlines()
+
+
+def test_an_answer_that_takes_long_holds_up_no_other(obedient: RayNode) -> None:
+    """Each has the job and the serial of its request, whatever the order they come in."""
+    obedient.reserve("late", [{"CPU": 1}], serial=1)
+    obedient.start_supervisor("quick", sleeper(Path("/")), 2)
+    obedient.reserve("quick", [{"CPU": 1}], serial=3)
+    assert hear(obedient, 3) == [
+        ("Ready", "quick", 2),
+        ("Reserved", "quick", 3),
+        ("Reserved", "late", 1),
+    ]
+
+
+def test_a_ray_is_not_replaced_while_it_starts_a_supervisor(
+    obedient: RayNode, tmp_path: Path
+) -> None:
+    """It could be started twice; what waits is answered by the Ray that has the resources."""
+    obedient.reserve("held", [{"CPU": 1}], serial=1)
+    assert hear(obedient, 1) == [("Reserved", "held", 1)]
+    obedient.start_supervisor("late", sleeper(Path("/")), 2)
+    obedient.reserve("wide", [{"GPU": 1}], {"CPU": 2, "GPU": 1}, serial=3)
+    assert hear(obedient, 3) == [
+        ("Ready", "late", 2),
+        ("Reserved", "held", None),
+        ("Reserved", "wide", 3),
+    ]
+    assert asked(tmp_path)[2:] == ["start late 2", "up", "reserve held None", "reserve wide 3"]
+
+
+def test_a_new_ray_holds_what_was_held_and_answers_what_was_asked(
+    obedient: RayNode, tmp_path: Path
+) -> None:
+    """Nobody asked for the one, so it has no serial; what an earlier Ray refused is not asked."""
+    obedient.reserve("held", [{"CPU": 1}], serial=1)
+    obedient.reserve("refused", [{"CPU": 1}], serial=2)
+    assert hear(obedient, 2) == [("Reserved", "held", 1), ("Unreserved", "refused", 2)]
+    obedient.reserve("wide", [{"GPU": 1}], {"CPU": 2, "GPU": 1}, serial=3)
+    obedient.start_supervisor("after", sleeper(Path("/")), 4)
+    assert hear(obedient, 3) == [
+        ("Reserved", "held", None),
+        ("Reserved", "wide", 3),
+        ("Ready", "after", 4),
+    ]
+    assert asked(tmp_path)[3:] == ["up", "reserve held None", "reserve wide 3", "start after 4"]
+
+
+def test_what_a_lost_ray_owes_is_refused_and_another_comes_when_asked_for(
+    obedient: RayNode, tmp_path: Path
+) -> None:
+    """The loss is told first; what was to be held, also what it died of, the next Ray is asked."""
+    obedient.reserve("held", [{"CPU": 1}], serial=1)
+    obedient.start_supervisor("fatal", sleeper(Path("/")), 2)
+    assert hear(obedient, 3) == [
+        ("Reserved", "held", 1),
+        ("RayLost", "", None),
+        ("Failed", "fatal", 2),
+    ]
+    obedient.reserve("held", (), serial=3)
+    obedient.reserve("new", [{"CPU": 1}], serial=4)
+    assert hear(obedient, 2) == [("Unreserved", "held", 3), ("Unreserved", "new", 4)]
+    obedient.bring_up()
+    assert hear(obedient, 1) == [("Reserved", "new", None)]
+    assert asked(tmp_path)[3:] == ["up", "reserve new None"]
 
 
 def test_a_directory_in_use_is_neither_used_nor_removed(temp_dir: Path, tmp_path: Path) -> None:

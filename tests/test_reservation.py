@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from cluster.allocate import Placement, Refusal, Request, allocate
 from cluster.cpu import CpuBudget, NumaNode
 from cluster.device import Device, DeviceKind, Inventory, Node
-from cluster.reservation import bundles_of, lacking, resources_of, widened
+from cluster.reservation import (
+    Book,
+    bundles_of,
+    by_count,
+    lacking,
+    part_of_node,
+    resources_of,
+    widened,
+)
 
 HARDWARE = [DeviceKind.ASCEND, DeviceKind.GPU]
 
@@ -154,3 +162,57 @@ def test_a_device_that_became_well_is_added_to_the_resources() -> None:
     after = widened(before, bundles)
     assert after == {"CPU": 2, "NPU": 2, "muster_ascend_0": 1, "muster_ascend_1": 1}
     assert lacking(bundles, after) == ""
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), max_size=12))
+def test_what_a_book_promises_to_all_fits_into_what_it_offers(
+    orders: list[tuple[str, int]],
+) -> None:
+    """Whatever jobs come and go, in any order, their bundles together are never too much."""
+    on = node(DeviceKind.CPU, 0, cpus=3)
+    book = Book(resources_of(on))
+    for job, ranks in orders:
+        if ranks:
+            book.take(job, place(on, Request(DeviceKind.CPU, ranks)))
+        else:
+            book.release(job)
+        held = [bundle for bundles in book.held.values() for bundle in bundles]
+        assert lacking(held, book.resources) == ""
+
+
+def test_who_comes_late_has_the_cpus_that_are_left() -> None:
+    """Nobody is refused for CPUs by our own jobs; with none left only devices are held."""
+    on = node(DeviceKind.ASCEND, 2, cpus=4)
+    book = Book(resources_of(on))
+    first = place(on, Request(DeviceKind.ASCEND, 1, withheld={"n/ascend:1": "taken"}))
+    second = place(on, Request(DeviceKind.ASCEND, 1, withheld={"n/ascend:0": "taken"}))
+    assert book.take("first", first) == ({"CPU": 4, "NPU": 1, "muster_ascend_0": 1},)
+    assert book.take("second", second) == ({"NPU": 1, "muster_ascend_1": 1},)
+    assert book.take("third", place(on, Request(DeviceKind.CPU, 8))) == ()
+    book.release("first")
+    assert book.take("second", second) == ({"CPU": 4, "NPU": 1, "muster_ascend_1": 1},)
+
+
+def test_a_book_offers_a_device_that_is_asked_for_though_it_was_withheld() -> None:
+    """It is well again: the Ray after this one has it."""
+    on = node(DeviceKind.GPU, 2)
+    book = Book(resources_of(on, {"n/gpu:1": "Xid"}))
+    book.take("job", place(on, Request(DeviceKind.GPU, 2)))
+    assert book.resources == resources_of(on)
+
+
+def test_a_ray_of_others_is_asked_by_count() -> None:
+    """It knows neither our names nor rehearsal devices, of which nothing is left to ask for."""
+    assert by_count([{"CPU": 1, "NPU": 1, "muster_ascend_3": 1}]) == [{"CPU": 1, "NPU": 1}]
+    assert by_count([{"muster_simulated_ascend_3": 1}]) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "refused"), [(0, False), (1, True), (7, True), (8, False), (9, False)]
+)
+def test_a_part_of_a_node_is_not_to_be_had_of_a_ray_of_others(devices: int, refused: bool) -> None:
+    """It would not say which devices; more than there are is for it to refuse."""
+    bundles = [{"CPU": 0.5, "NPU": 1.0}] * devices or [{"CPU": 1.0}]
+    why = part_of_node(bundles, {"CPU": 8, "NPU": 8})
+    assert bool(why) is refused
+    assert not refused or f"all 8 NPU of this node or none, not {devices}" in why

@@ -57,9 +57,6 @@ def test_built_fields_run(override: str) -> None:
         ("health.straggler=2", "health.straggler"),
         ("restart.replenish_after=1h", "restart.replenish_after"),
         ("restart.min_ranks=4", "restart.min_ranks"),
-        ("queue.priority=1", "queue"),
-        ("limits.run=1h", "limits.run"),
-        ("then.module=model.evaluate", "then"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
 )
@@ -68,17 +65,18 @@ def test_missing_behaviour_is_refused_by_name(override: str, path: str) -> None:
     assert refused(override) == [path]
 
 
-def test_secrets_are_refused(tmp_path: Path) -> None:
-    """Secrets are not handed to ranks yet."""
+def test_secrets_run(tmp_path: Path) -> None:
+    """Secrets are handed to ranks."""
     secret = tmp_path / "token"
     secret.touch(mode=0o600)
-    assert refused(f"secrets.TOKEN={secret}") == ["secrets"]
+    secret.write_text("s3cret-value")
+    assert refused(f"secrets.TOKEN={secret}") == []
 
 
 def test_every_gap_is_named_at_once() -> None:
     """All refusals come together, in the order of the table."""
-    paths = refused("restart.min_ranks=4", "queue.priority=1", "limits.run=1h", "limits.wait=1h")
-    assert paths == ["restart.min_ranks", "queue", "limits.run"]
+    paths = refused("restart.min_ranks=4", "health.straggler=2", "limits.run=1h", "limits.wait=1h")
+    assert paths == ["health.straggler", "restart.min_ranks"]
 
 
 @pytest.mark.parametrize("device", ["ascend", "gpu"])

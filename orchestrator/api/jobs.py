@@ -120,6 +120,9 @@ class Jobs:
             self._expect_own(job, who)
             return self._row(await self._desk.read(self._desk.head.order, job, kind, who.name))
 
+        order.__doc__ = (
+            f"{kind.value.capitalize()} a job; with less than an admin's role, an own one."
+        )
         return order
 
     async def drill(self, job: str, body: Fault, request: Request) -> Json:

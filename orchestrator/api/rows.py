@@ -24,7 +24,7 @@ def row(record: JobRecord, waiting: Mapping[str, Place]) -> dict[str, Any]:
         "device": record.device.value,
         "ranks": record.ranks,
         "state": record.state.value,
-        "reason": (line.reason if line else record.reason) or None,
+        "reason": _reason(record, line),
         "position": line.position if line else None,
         "attempt": record.attempt,
         "submitted_at": record.submitted_at,
@@ -33,6 +33,13 @@ def row(record: JobRecord, waiting: Mapping[str, Place]) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "run_dir": record.run_dir,
     }
+
+
+def _reason(record: JobRecord, line: Place | None) -> str | None:
+    """Why a job waits, or why it is where it is. Of a new one nothing is known yet."""
+    if line is not None:
+        return line.reason
+    return None if record.last_event == 1 else record.reason or None
 
 
 def submitted(record: JobRecord, waiting: Mapping[str, Place]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orchestrator.api.problems import Refusal
@@ -22,6 +22,7 @@ class Watchers:
         self._news, self._most = news, most
         self._events: dict[str, set[asyncio.Event]] = {}
         self._count = 0
+        self._unsubscribe: Callable[[], None] = lambda: None
         self.closed = False
 
     def open(self) -> None:
@@ -31,6 +32,8 @@ class Watchers:
 
     def close(self) -> None:
         """Wake everybody for the last time: the server is going down."""
+        if self.closed:
+            return
         self.closed = True
         self._unsubscribe()
         for job in tuple(self._events):

@@ -44,6 +44,8 @@ def run(
     missing = not_built(spec)
     if missing:
         fail("\n".join(f"{file}: {problem}" for problem in missing))
+    if "queue" in spec.given:
+        click.echo("queue: a run here waits in no queue; `muster submit` queues it", err=True)
     parsed = _faults(faults, spec)
     try:
         root = Path(run_dir).expanduser().absolute() if run_dir else default_directory(spec)

@@ -25,13 +25,14 @@ from orchestrator.client import (
     Unreachable,
     find,
 )
-from orchestrator.layout import HOME_VARIABLE, Home, read_json
+from orchestrator.layout import HOME_VARIABLE, Home
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
 _POLL = 0.05
 _START_LIMIT = 120.0
+_RAY_LIMIT = 90.0
 _SHOWN = 4000
 _SHOWN_LINES = 20
 
@@ -40,11 +41,17 @@ _SHOWN_LINES = 20
 @click.option("--host", help="Where to listen; default: this machine alone.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: any free port.")
 @click.option("--ray-address", help="Join this Ray instead of starting one.")
+@click.option("--no-wait", is_flag=True, help="Come back before its Ray is up; jobs wait for it.")
 @click.option("--foreground", is_flag=True, help="Be the controller, as systemd wants it.")
 @json_option
 @needs_controller
 def up(
-    host: str | None, port: int | None, ray_address: str | None, foreground: bool, as_json: bool
+    host: str | None,
+    port: int | None,
+    ray_address: str | None,
+    no_wait: bool,
+    foreground: bool,
+    as_json: bool,
 ) -> None:
     """Start the controller of this machine, unless it runs already, and come back."""
     chosen = {"--host": host, "--port": port, "--ray-address": ray_address}
@@ -66,22 +73,43 @@ def up(
         verb = "runs already"
         if options:
             tell(f"{' '.join(options)} has no effect: `muster down` first")
-    _show(home, address, verb, as_json=as_json)
+    health = _health(ray_within=0.0 if no_wait else _RAY_LIMIT)
+    _show(home, address, verb, health, as_json=as_json)
 
 
-def _show(home: Home, address: Address, verb: str, *, as_json: bool) -> None:
-    document = read_json(home.address) or {}
+def _health(*, ray_within: float) -> Mapping[str, Any]:
+    """The controller's health once it is known whether there is a Ray, or after so many seconds."""
+    from orchestrator.cli.progress import progress
+
+    deadline = time.monotonic() + ray_within
+    with _client(patience=2.0) as client, progress("bringing up Ray"):
+        while True:
+            health = client.health()
+            ray = health.get("ray") or {}
+            if ray.get("state") != "starting" or time.monotonic() >= deadline:
+                return health
+            time.sleep(4 * _POLL)
+
+
+def _show(
+    home: Home, address: Address, verb: str, health: Mapping[str, Any], *, as_json: bool
+) -> None:
     pid = address.process.pid if address.process else None
     if as_json:
         result = {
             "controller_pid": pid,
             "url": address.url,
-            "ray_address": document.get("ray_address"),
+            "ray_address": health.get("ray_address"),
         }
         print_json({"schema": 1, "observed_at": time.time(), **result})
         return
     click.echo(f"the controller {verb} at {address.url} (process {pid}); its log: {home.log}")
-    for warning in _client().health().get("warnings", ()):
+    ray = health.get("ray") or {}
+    if ray.get("state") not in (None, "up"):
+        tell(
+            f"Ray is not there yet ({ray.get('reason') or ray['state']}): jobs wait; {home.ray_log}"
+        )
+    for warning in health.get("warnings", ()):
         tell(warning)
     click.echo("next: muster submit FILE, muster ps, muster down")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from orchestrator import secrets
 from orchestrator.jobfile.problems import NOWHERE, Place, Report, quoted
 from orchestrator.spec import Backoff, DeviceKind, LaunchMode, StartMethod
 
@@ -157,24 +157,12 @@ def _workdir_is_there(draft: Draft) -> Iterator[Conflict]:
 def _secrets_are_safe(draft: Draft) -> Iterator[Conflict]:
     for name, text in (draft.get("secrets") or {}).items():
         path = draft.workdir / expanded(text)
-        found = _unsafe(path)
-        if found:
-            hint = f"chmod 600 {path}" if "mode" in found else ""
-            yield Conflict(f"secrets.{name}", found, "a file of your own with mode 0600", hint)
-
-
-def _unsafe(path: Path) -> str:
-    """What is wrong with a secret's file; empty if nothing is."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        return f"{quoted(str(path))} ({getattr(error, 'strerror', None) or error})"
-    if not stat.S_ISREG(status.st_mode):
-        return f"{quoted(str(path))}, which is not a file"
-    if status.st_uid != os.geteuid():
-        return f"{quoted(str(path))}, which belongs to user {status.st_uid}"
-    mode = stat.S_IMODE(status.st_mode)
-    return f"{quoted(str(path))} with mode {mode:04o}" if mode & 0o177 else ""
+        try:
+            secrets.read_one(path)
+        except secrets.Unusable as error:
+            found = str(error.strerror)
+            hint = f"chmod 600 {path}" if " with mode " in found else ""
+            yield Conflict(f"secrets.{name}", found, secrets.ALLOWED, hint)
 
 
 CHECKS: tuple[Check, ...] = (

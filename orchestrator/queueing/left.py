@@ -24,45 +24,49 @@ Sort = tuple[Any, ...]
 Shelf = tuple[str, int | None]
 """Kind and CPUs per rank: requests that agree in those find the same nodes alike."""
 
-_REMEMBERED = 16
+_REMEMBERED = 32
+"""So many ways to hold parts of a node are remembered, for the next pass."""
 
 
 class Left:
-    """A node less what is held of it. Nothing here changes; `but` gives another one.
+    """A node less what is held of it. Nothing here changes; the others give another one."""
 
-    What follows one is remembered by it, so that a pass finds what the last one worked out.
-    """
-
-    def __init__(self, node: Node, barred: Mapping[str, str], held: tuple[Held, ...] = ()) -> None:
+    def __init__(
+        self,
+        node: Node,
+        barred: Mapping[str, str],
+        held: tuple[Held, ...] = (),
+        whole: Left | None = None,
+    ) -> None:
         self.node = node
         self.held = held
         self._barred = barred
-        self._whole = self._before = self
-        self._next: dict[Held, Left] = {}
+        self._whole = whole or self
+        self._known: dict[tuple[Held, ...], Left] = {}  # used of the whole node only
         self._free: dict[str, tuple[Device, ...]] = {}
         self._worth: dict[str, Sort] = {}
         self._sorts: dict[Shelf, Sort | None] = {}
         self._offers: dict[tuple[Any, ...], Offer] = {}
 
+    def holding(self, held: tuple[Held, ...]) -> Left:
+        """What is left when just this is held. Several may hold the same."""
+        if not held:
+            return self._whole
+        known = self._whole._known
+        left = known.get(held)
+        if left is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            left = known[held] = Left(self.node, self._barred, held, self._whole)
+        return left
+
     def but(self, held: Held) -> Left:
-        """What is left when this is held as well. Several may hold the same."""
-        known = self._next.get(held)
-        if known is not None:
-            return known
-        if len(self._next) >= _REMEMBERED:
-            self._next.clear()
-        other = self._next[held] = Left(self.node, self._barred, (*self.held, held))
-        other._whole, other._before = self._whole, self
-        return other
+        """What is left when this is held as well."""
+        return self.holding((*self.held, held))
 
     def without(self, held: Held) -> Left:
         """What is left when this very value is held no more."""
-        if self.held[-1] is held:
-            return self._before
-        left = self._whole
-        for one in self.held:
-            left = left if one is held else left.but(one)
-        return left
+        return self.holding(tuple([one for one in self.held if one is not held]))
 
     def free(self, kind: DeviceKind) -> tuple[Device, ...]:
         """Devices that are neither held nor barred, by index."""

@@ -58,13 +58,12 @@ def victims(
     youngest. No job of the answer can be spared. It is the best of all answers where there are
     few to try (`EXACT_SETS`); else what the nodes suggest where the least has to go.
     """
+    if not fits(room, candidates, request):
+        return []
     young = sorted(candidates, key=lambda one: (one.priority, _lost(one, now), one.job))
     likely = [] if request.kind.is_slot else _by_nodes(room, young, request, now)
     order = list({one.job: one for one in (*likely, *young)}.values())
-    number = fewest(room, order, request)
-    if not number:
-        return []
-    best = _pruned(room, order[:number], request)
+    best = _pruned(room, order[: fewest(room, order, request)], request)
     return min([best, *_exact(room, young, request)], key=lambda found: _price(found, now))
 
 

@@ -19,8 +19,8 @@ from cluster.device import DeviceKind
 from orchestrator import spec
 from orchestrator.jobfile.fields import Integer, did_you_mean
 from orchestrator.jobfile.loading import text_of
-from orchestrator.jobfile.nodes import read
 from orchestrator.jobfile.problems import JobFileError, Problem, Report, in_words, quoted
+from orchestrator.jobfile.reading import read
 from orchestrator.jobfile.sections import Entries, Section
 from orchestrator.queueing.values import Quota
 

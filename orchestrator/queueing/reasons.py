@@ -24,6 +24,11 @@ class Reasons(Mapping[str, str]):
                 self._told[why] = why()
             return self._told[why]
 
+    @property
+    def told(self) -> int:
+        """How many different ones have been put into words."""
+        return len(self._told)
+
     def __contains__(self, job: object) -> bool:
         return job in self._whys
 

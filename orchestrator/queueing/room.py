@@ -102,11 +102,14 @@ class Room:
         return other
 
     def beside(self, running: Iterable[Running]) -> Room:
-        """Another room, less what these hold."""
-        other = Room(self._left, self._having)
+        """Another room, in which these hold what they hold and nobody else does."""
+        held: defaultdict[str, list[Held]] = defaultdict(list)
         for one in running:
-            other.hold(one.held)
-        return other
+            for name, here in one.held.items():
+                held[name].append(here)
+        known = held.keys() & self._left.keys()
+        taken = {name: self._left[name].holding(tuple(held[name])) for name in known}
+        return Room({**self._left, **taken}, self._having)
 
     def hold(self, held: Mapping[str, Held]) -> None:
         """Take what a job holds; nodes that nobody knows are passed over."""

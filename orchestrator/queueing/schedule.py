@@ -40,7 +40,7 @@ from orchestrator.queueing.values import (
 )
 
 DEPTH = 32
-"""So many jobs that differ in request or priority are looked at for whom to stop or wait for."""
+"""So many jobs that differ in their request are looked at for whom to stop or wait for."""
 
 STOPS = 4
 """For so many waiting jobs a pass looks whom it could stop; the next pass goes on."""
@@ -77,12 +77,15 @@ class _Pass:
         self._quotas = Quotas(quotas, running, now)
         self._running = list(running)  # with those that this pass starts
         self._stopping = {one.job for one in running if one.stopping}
-        self._lowest = min((one.priority for one in running), default=math.inf)
+        self._preemptible = [
+            one for one in running if one.preemptible and one.kind not in cluster.unknown
+        ]
+        self._lowest = min((one.priority for one in self._preemptible), default=math.inf)
         self._tries = 0
         # Room only shrinks during a pass: who waits like one before it gets the same answer.
         self._settled: dict[Group, Why] = {}
         self._heads: set[DeviceKind] = set()
-        self._looked: set[tuple[Shape, int]] = set()
+        self._looked: set[Shape] = set()
         self._never: dict[Shape, words.Refused | None] = {}
         self._refused: dict[Shape, words.Refused] = {}
         self._starts: list[Start] = []
@@ -103,7 +106,7 @@ class _Pass:
 
     def _consider(self, job: Waiting) -> None:
         """Start the job, or note why it waits and keep for it what it is to have."""
-        if job.request.kind in self._unknown:
+        if self._unknown and job.request.kind in self._unknown:
             seen = self._unknown[job.request.kind]
             self._settle(job, partial(words.unknown, job.request, seen))
         elif not self._quotas.allow(job, job.ends(self._now)):
@@ -177,13 +180,13 @@ class _Pass:
         return self._settle(job, why) if kept is None else self._wait(job, kept)
 
     def _looked_at(self, job: Waiting) -> bool:
-        return len(self._looked) >= DEPTH or (job.shape, job.priority) in self._looked
+        return job.shape in self._looked or len(self._looked) >= DEPTH
 
     def _look(self, job: Waiting, why: Why, *, full: bool) -> Why | None:
         """See what can be kept for the job; says why it waits then, None if nothing is."""
         kept = (self._by_stops(job) if full else None) or self._as_head(job, why)
         if kept is None:
-            self._looked.add((job.shape, job.priority))
+            self._looked.add(job.shape)  # those behind it may stop even fewer
         return kept
 
     def _hopeless(self, job: Waiting) -> words.Refused | None:
@@ -216,9 +219,9 @@ class _Pass:
 
     def _lower(self, room: Room, job: Waiting) -> list[Running]:
         """Those that may be stopped for the job."""
-        lower = [r for r in self._running if r.priority < job.priority and r.preemptible]
-        candidates = [one for one in lower if one.job not in self._stopping]
-        return room.concerned(candidates, job.request.kind)
+        lower = (one for one in self._preemptible if one.priority < job.priority)
+        staying = [one for one in lower if one.job not in self._stopping]
+        return room.concerned(staying, job.request.kind)
 
     def _stop(self, stopped: Iterable[Running], job: Waiting) -> None:
         for one in sorted(stopped, key=attrgetter("job")):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from sys import intern
 from typing import Any
 
 from cluster.affinity import Bind
@@ -17,8 +18,9 @@ from cluster.allocate import Assignment, Placement, Request
 from cluster.device import DeviceKind, Inventory
 from orchestrator.queueing.held import Held, held_by
 
-Shape = tuple[Any, ...]
-Group = tuple[Any, ...]
+Shape = str
+Group = str
+"""Both are texts because thousands of jobs are looked up by them: the hash of a text is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Waiting:
     wait_limit: float | None = None
     run_limit: float | None = None
     front: bool = False
-    rank: tuple[int, bool, float, str] = field(init=False, repr=False, compare=False)
+    rank: tuple[int, float, str] = field(init=False, repr=False, compare=False)
     """Its place in the line: the lower, the sooner."""
     shape: Shape = field(init=False, repr=False, compare=False)
     """Requests of one shape get one answer; how ranks are bound makes no difference to it."""
@@ -50,8 +52,8 @@ class Waiting:
         shape = _shape(self.request)
         known: dict[str, Any] = self.__dict__  # frozen for everyone else
         known["shape"] = shape
-        known["group"] = shape, self.queue, self.priority, self.run_limit
-        known["rank"] = -self.priority, not self.front, self.place, self.job
+        known["group"] = intern(f"{shape} {self.queue} {self.priority} {self.run_limit}")
+        known["rank"] = -2 * self.priority - self.front, self.place, self.job
 
     def overdue(self, now: float) -> bool:
         """Whether it has waited as long as it may."""
@@ -63,8 +65,8 @@ class Waiting:
 
 
 def _shape(asked: Request) -> Shape:
-    counts = (asked.kind.value, asked.ranks, asked.ranks_per_node, asked.cpus_per_rank)
-    return (*counts, frozenset(asked.withheld)) if asked.withheld else counts
+    counts = f"{asked.kind.value} {asked.ranks} {asked.ranks_per_node} {asked.cpus_per_rank}"
+    return intern(f"{counts} {sorted(asked.withheld)}" if asked.withheld else counts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.allocate import Placement
-from orchestrator import adoption, ownership
+from orchestrator import ownership
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome
 from orchestrator.follow_up import follow_up
@@ -116,6 +116,11 @@ class Drive(threading.Thread):
         return self._order is not None
 
     @property
+    def left_order(self) -> Order | None:
+        """An order that nobody has obeyed, once the thread is over."""
+        return self.controller.order if self.controller else self._order
+
+    @property
     def stalled(self) -> str:
         """Why nothing can be recorded of it now; empty: it can."""
         return self._log.stalled
@@ -158,8 +163,7 @@ class Drive(threading.Thread):
         with self._around.gate:
             ledger = fold(self._log.events())
             adopts = ledger.state.holds_devices
-            spool = self._spool(ledger if adopts else None)
-            node = self._enter(ledger, spool, adopts=adopts)
+            node, spool = self._enter(ledger, adopts=adopts)
         outcome = Outcome.DETACHED
         try:
             with self._around.gate:
@@ -173,22 +177,26 @@ class Drive(threading.Thread):
                 self._directory.live.unlink(missing_ok=True)
         return outcome
 
-    def _spool(self, ledger: Ledger | None) -> Spool:
-        """The spool of ranks that live, or a new one."""
-        if ledger is not None and ledger.spool and adoption.lives(ledger.supervisor):
-            spool = Spool.from_document(ledger.spool)
-            if spool.root.is_dir():
-                return spool
+    def _spool(self, ledger: Ledger, *, adopts: bool) -> Spool:
+        """The spool of ranks that may live, or a new one."""
+        spool = Spool.from_document(ledger.spool) if ledger.spool else None
+        if spool is not None and not ownership.belongs(spool, self._directory):
+            spool = None  # gone, as after a reboot
+        if adopts and spool is not None:
+            return spool
+        # A controller that was killed while it brought up a node may have left a supervisor.
+        ownership.clear(ledger.run_id, spool)
         return Spool.create(SHARED_RAY)
 
-    def _enter(self, ledger: Ledger, spool: Spool, *, adopts: bool) -> LocalNode:
+    def _enter(self, ledger: Ledger, *, adopts: bool) -> tuple[LocalNode, Spool]:
         """Say who drives it now, and open the door for its supervisor."""
         run_id = ledger.run_id or ownership.new_run_id()
+        spool = self._spool(ledger, adopts=adopts)
         ownership.own(spool, self._directory, run_id)
         self._record_entry(ledger, run_id, spool, adopts=adopts)
         with contextlib.suppress(OSError):
             keep_reserve(self._directory.reserve)
-        return LocalNode(
+        node = LocalNode(
             ray=self._around.ray_for(self.job),
             run_id=run_id,
             epoch=self._around.epoch,
@@ -198,6 +206,7 @@ class Drive(threading.Thread):
             outlives=True,
             pace=self._around.pace,
         )
+        return node, spool
 
     def _record_entry(self, ledger: Ledger, run_id: str, spool: Spool, *, adopts: bool) -> None:
         reason = f"controller epoch {self._around.epoch}"
@@ -207,6 +216,8 @@ class Drive(threading.Thread):
             "epoch": self._around.epoch,
             "run_id": run_id,
         }
+        # First: what is named there can be found and taken away, whatever is killed next.
+        write_json(self._directory.live, me, durable=False)
         self._log.append(
             "controller",
             f"adopted by {reason}" if adopts else f"being started by {reason}",
@@ -214,7 +225,6 @@ class Drive(threading.Thread):
             state=None if adopts else JobState.QUEUED,
             **me,
         )
-        write_json(self._directory.live, me, durable=False)
 
     def _controller(
         self, node: LocalNode, spool: Spool, ledger: Ledger, *, adopts: bool

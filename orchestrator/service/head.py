@@ -5,6 +5,7 @@ All methods may be called from any thread; those that write return when it is du
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,16 +20,20 @@ from orchestrator.found import Found
 from orchestrator.job_ray import NodeRay
 from orchestrator.jobfile import JobFileError, from_document
 from orchestrator.layout import RunDirectory
+from orchestrator.ledger import fold
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
-from orchestrator.queueing import Quota
+from orchestrator.queueing import quota_file
+from orchestrator.queueing.quota_file import Queues
+from orchestrator.service import remains
 from orchestrator.service.drive import Drive, Surroundings
 from orchestrator.service.news import News
 from orchestrator.service.queue import Place, Queue
 from orchestrator.service.stock import Stock
+from orchestrator.service.store_log import StoreLog
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 from orchestrator.store import Store
-from orchestrator.store.errors import Moved
+from orchestrator.store.errors import Moved, NoSuchJob
 from orchestrator.store.values import Filter, JobRecord, Page, Submission, happened
 
 __all__ = ["Head", "Place"]
@@ -83,9 +88,10 @@ class Head:
         runs: Path,
         environment: Mapping[str, str],
         ray: HeadRay | None = None,
-        quotas: tuple[Quota, ...] = (),
+        queues: Queues | None = None,
     ) -> None:
-        """`ray` is asked for nothing before `begin`."""
+        """`ray` is asked for nothing before `begin`; `queues`: None is only `default`."""
+        self._queues = queues or Queues()
         self.store = store
         self.runs = runs
         self.environment = environment
@@ -96,7 +102,7 @@ class Head:
         self._stock = Stock(environment)
         self._lock = threading.Lock()
         self._drives: dict[str, Drive] = {}
-        self._queue = Queue(store, self.epoch, self._stock, quotas, self)
+        self._queue = Queue(store, self.epoch, self._stock, self._queues.quotas, self)
         self._around = Surroundings(
             store=store,
             epoch=self.epoch,
@@ -115,8 +121,9 @@ class Head:
     ) -> Future[JobRecord]:
         """Take a validated job in; the future is done when it is durable.
 
-        Raises NotTaken, KeyReused, StoreFull.
+        Raises NotTaken, KeyReused, StoreFull; JobFileError for a queue that it may not be in.
         """
+        quota_file.check(self._queues, spec.queue, "job")
         if not self.accepting:
             raise NotTaken("this controller is going down and takes no jobs in")
         submission = Submission.of(spec, text, runs=self.runs, user=user, key=key)
@@ -200,9 +207,9 @@ class Head:
                 record = self.store.job(job)
                 orders.check(kind, record.state, job)
                 drive = self._drives.get(job)
-                driven = record.state.holds_devices or record.state is JobState.QUEUED
+                waits = record.state is JobState.QUEUED and drive is not None
                 try:
-                    if drive is not None and driven:
+                    if record.state.holds_devices or waits:
                         self._order_drive(drive, record, kind, by)
                     else:
                         self._move(record, kind, by)
@@ -218,12 +225,15 @@ class Head:
         event = happened(name, reason, attempt=record.attempt, state=state)
         self._record(record, event)
 
-    def _order_drive(self, drive: Drive, record: JobRecord, kind: OrderKind, by: str) -> None:
+    def _order_drive(
+        self, drive: Drive | None, record: JobRecord, kind: OrderKind, by: str
+    ) -> None:
+        """Have its controller obey: this one, or the one that takes it over after a mishap."""
         reason = f"{_DONE[kind]} by {by}"
-        if record.state.holds_devices:
-            event = happened("ordered", reason, attempt=record.attempt, order=kind.value)
-            self._record(record, event)
-        drive.give(Order(kind, reason))
+        event = happened("ordered", reason, attempt=record.attempt, order=kind.value)
+        self._record(record, event)
+        if drive is not None:
+            drive.give(Order(kind, reason))
 
     def _record(self, record: JobRecord, event: Any) -> None:
         told = self.store.transition(record.job, event, seen=record.state, epoch=self.epoch)
@@ -249,7 +259,18 @@ class Head:
         page = self.store.jobs(Filter(states=_HOLDING), Page(limit=_LARGEST_PAGE))
         for record in page.jobs:
             self.drive(record, None)
+        holding = {record.job for record in page.jobs}
+        remains.clear(self.runs, lambda job: job in holding, self._settle)
         self._queue.start()
+
+    def _settle(self, job: str) -> None:
+        """Do for a job what its killed controller still owed it: its journal, and an order."""
+        with contextlib.suppress(NoSuchJob):
+            directory = self.directory(job)
+            kept = StoreLog(self.store, job, epoch=self.epoch, directory=directory, news=self.news)
+            order = fold(kept.events()).order
+            if order is not None:
+                self._carry_out_late(job, order)
 
     def drive(self, record: JobRecord, placement: Any) -> None:
         """Start to drive a job, on this placement or on what it has already."""
@@ -290,12 +311,14 @@ class Head:
         if drive.error is not None:
             log.error("job %s is not driven any more", drive.job, exc_info=drive.error)
         self._queue.ended(drive)
-        left = drive.controller.order if drive.controller else None
-        if left is not None and left.kind in _MOVES and drive.error is None:
+        left = drive.left_order
+        if left is not None and left.kind in _MOVES:
             self._carry_out_late(drive.job, left)
 
     def _carry_out_late(self, job: str, order: Order) -> None:
         """An order that came when another one was being carried out already."""
+        if self.store.job(job).state.holds_devices:
+            return  # whoever adopts it will see the order
         try:
             self.order(job, order.kind, order.reason.rpartition(" by ")[2])
         except Refused as refused:

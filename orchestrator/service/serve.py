@@ -27,7 +27,9 @@ from orchestrator import __version__, processes
 from orchestrator.api.app import create_app
 from orchestrator.api.connection import Connection
 from orchestrator.api.desk import Desk, Ending
+from orchestrator.jobfile import JobFileError
 from orchestrator.layout import Home, store_file, write_json
+from orchestrator.queueing.quota_file import Queues, load
 from orchestrator.service import surroundings
 from orchestrator.service.head import Head
 from orchestrator.service.shared_ray import SharedRay
@@ -95,13 +97,21 @@ class _Process:
             warnings = self._surroundings()
             Tokens(self._home).begin()
             _raise_descriptors()
-            with _listening(self._options.host, self._options.port) as listener:
+            with listening(self._options.host, self._options.port) as listener:
                 ray = SharedRay(self._home.root, self._home.ray_log, address=self._options.ray)
-                head = self._head_class(store, self._home.runs, self._environment, ray)
+                head = self._head_class(
+                    store, self._home.runs, self._environment, ray, self._queues()
+                )
                 for warning in (*store.warnings, *warnings):
                     logging.warning(warning)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(self._serve(head, listener, warnings))
+
+    def _queues(self) -> Queues:
+        try:
+            return load(self._home.queues)
+        except JobFileError as error:
+            raise CannotStart(str(error)) from error
 
     def _surroundings(self) -> tuple[str, ...]:
         here = surroundings.look(self._home, loopback=_is_loopback(self._options.host))
@@ -112,7 +122,7 @@ class _Process:
 
     async def _serve(self, head: Head, listener: socket.socket, warnings: tuple[str, ...]) -> None:
         desk = Desk(head, end=self.end, warnings=warnings)
-        server = _Server(_configuration(desk, Doorkeeper(self._home)))
+        server = Server(configuration(desk, Doorkeeper(self._home)))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.end, Ending(keep_ranks=True))
@@ -121,13 +131,14 @@ class _Process:
         try:
             await _answering(server, serving)
             write_json(self._home.address, self._address(head, listener))
-            logging.info("listening on %s", _url(listener))
+            logging.info("listening on %s", url_of(listener))
             await asyncio.wait(
                 [serving, asyncio.create_task(self._ended.wait())],
                 return_when=asyncio.FIRST_COMPLETED,
             )
             await self._end(head)
         finally:
+            desk.watchers.close()
             server.should_exit = True
             await serving
             desk.close()
@@ -143,8 +154,8 @@ class _Process:
         """Reads are answered until the last job has been seen to."""
         ending = self._ending or Ending(keep_ranks=True)
         logging.info("going down: %s", asdict(ending))
-        head.accepting = False
-        while ending.drain and _running(head):
+        await asyncio.to_thread(head.drain)
+        while ending.drain and head.drives:
             await asyncio.sleep(_DRAIN_LOOK)
         await asyncio.to_thread(head.close, keep_ranks=ending.keep_ranks)
 
@@ -152,20 +163,15 @@ class _Process:
         me = processes.identify(os.getpid())
         assert me is not None
         return {
-            "url": _url(listener),
+            "url": url_of(listener),
             **asdict(me),
             "epoch": head.epoch,
-            "ray_address": head.ray_address,
             "started_at": time.time(),
             "version": __version__,
         }
 
 
-def _running(head: Head) -> int:
-    return sum(count for state, count in head.store.counts().items() if state.holds_devices)
-
-
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """A server whose signals are its process's own affair."""
 
     @contextlib.contextmanager
@@ -173,7 +179,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _configuration(desk: Desk, doorkeeper: Doorkeeper) -> uvicorn.Config:
+def configuration(desk: Desk, doorkeeper: Doorkeeper) -> uvicorn.Config:
+    """How the API is served: with our bounds, without logs that strangers can fill."""
     return uvicorn.Config(
         create_app(desk, doorkeeper),
         http=Connection,
@@ -199,7 +206,7 @@ async def _answering(server: uvicorn.Server, serving: asyncio.Task[None]) -> Non
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that the API will answer on. Raises CannotStart."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -219,7 +226,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Where a client on this machine reaches a listener."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listener.family is socket.AF_INET else "::1"

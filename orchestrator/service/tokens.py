@@ -71,15 +71,19 @@ class Tokens:
         self._home = home
 
     def begin(self) -> None:
-        """At the first start make the owner's own token, an administrator's, in `Home.token`."""
+        """At the first start make the owner's own token, an administrator's, in `Home.token`.
+
+        It is made anew if that file has gone; others stay.
+        """
         with self._locked():
-            if self._home.tokens.exists():
-                self._read()
+            known = self._read()
+            if self._home.tokens.exists() and self._home.token.exists():
                 return
-            text = _new_text()
+            name, text = _owner(), _new_text()
             # The text first: digests without any known token would lock everybody out.
             _write_private(self._home.token, f"{text}\n".encode())
-            self._write((_token(_owner(), Role.ADMIN, text),))
+            others = (token for token in known if token.name != name)
+            self._write((*others, _token(name, Role.ADMIN, text)))
 
     def list(self) -> tuple[Token, ...]:
         """All tokens by name."""

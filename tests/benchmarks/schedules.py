@@ -23,7 +23,7 @@ from dataclasses import replace
 from cluster.allocate import Request
 from cluster.cpu import CpuBudget, NumaNode
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
-from orchestrator.queueing import Cluster, Decisions, Quota, Running, Waiting, schedule
+from orchestrator.queueing import Cluster, Decisions, Quota, Running, Start, Waiting, schedule
 from tests.benchmarks import placements
 from tests.benchmarks.bench import Bench, BenchmarkError
 from tests.benchmarks.figures import Measurement, Summary
@@ -92,9 +92,7 @@ class Day:
 
     def decide_anew(self) -> None:
         """One pass upon values that nobody has looked at yet."""
-        known = self.cluster
-        nodes = tuple(replace(node) for node in known.inventory.nodes)
-        fresh = Cluster(Inventory(nodes), known.withheld)
+        fresh = replace(self.cluster)
         line = [replace(one) for one in self.line.values()]
         running = [replace(one) for one in self.running.values()]
         self._check(schedule(line, running, QUOTAS, fresh, self.now))
@@ -122,7 +120,7 @@ class Day:
         for one in self._submitted(JOBS - len(self.line)):
             self.line[one.job] = one
 
-    def _as_running(self, job: Waiting, start: object) -> Running:
+    def _as_running(self, job: Waiting, start: Start) -> Running:
         return Running(
             job=job.job,
             assignments=start.placement.assignments,
@@ -130,7 +128,7 @@ class Day:
             priority=job.priority,
             queue=job.queue,
             run_limit=job.run_limit,
-            preemptible=hash(job.place) % 10 > 0,
+            preemptible=int(job.place) % 10 > 0,
         )
 
     def _check(self, decided: Decisions) -> None:

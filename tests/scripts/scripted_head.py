@@ -24,6 +24,9 @@ class ScriptedHead(Head):
     def close(self, *, keep_ranks: bool) -> None:
         self.accepting = False
 
+    def health(self) -> dict[str, Any]:
+        return {**super().health(), "ray": None}
+
     def status(self, job: str) -> dict[str, Any]:
         record = self.store.job(job)
         return {

@@ -20,6 +20,7 @@ def main() -> None:
     """Train nothing, properly."""
     options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
     rank = Rank.from_env()
+    say_started(rank)
     rank.phase("load")
     start = load(rank) if rank.resume_from else 0
     fail_if_told(rank, options, 0)
@@ -29,6 +30,10 @@ def main() -> None:
         time.sleep(float(options.get("pause", "0.02")))
         keep_step(rank, step)
         rank.step(step, loss=1.0 / step, images=2, total=steps)
+        if rank.should_stop(step) and step < steps:
+            if rank.rank == 0:
+                save(rank, step)
+            sys.exit(75)
         every = rank.checkpoint_every
         if every and step % every == 0 and rank.rank == 0:
             save(rank, step)
@@ -37,6 +42,13 @@ def main() -> None:
     if rank.rank == 0:
         rank.report("count", f"counted to {steps}")
     rank.done()
+
+
+def say_started(rank: Rank) -> None:
+    """A line for every start of this rank in this attempt: there must be one."""
+    folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
+    with open(folder / f"started-{rank.rank}", "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def keep_step(rank: Rank, step: int) -> None:

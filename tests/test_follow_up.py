@@ -1,0 +1,70 @@
+"""What `then:` and `after:` do: a job that follows another one starts from what that has left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from orchestrator.follow_up import follow_up
+from orchestrator.jobfile import from_document, loads
+from orchestrator.spec import LaunchMode, to_document
+from tests.runs import worker_job
+
+TELL = ["/bin/sh", "-c", 'echo "from=$MUSTER_RESUME_FROM size=$RANK_SIZE"']
+
+
+def test_a_follow_up_is_a_job_of_one_rank(tmp_path: Path) -> None:
+    """It has the job's directory and environment, starts after it, and has no follow-up itself."""
+    text = f"""
+version: 1
+name: {"n" * 63}
+module: model.train
+workdir: {tmp_path}
+env: {{A: b}}
+resources: {{device: ascend, ranks: 8}}
+restart: {{min_ranks: 8}}
+queue: {{priority: 7}}
+then: {{module: model.evaluate, args: {{testing_shape: 416}}}}
+"""
+    spec = loads(text)
+    then = follow_up(spec, tmp_path / "run")
+    assert then is not None
+    assert (then.module, then.argv_args) == ("model.evaluate", ("--testing_shape=416",))
+    assert (then.resources.ranks, then.restart.min_ranks) == (1, 1)
+    assert then.resources.device is spec.resources.device
+    assert then.launch.mode is LaunchMode.NONE
+    assert (then.workdir, then.env, then.queue) == (spec.workdir, spec.env, spec.queue)
+    assert then.after == tmp_path / "run"
+    assert len(then.name) == 63
+    assert then.name.endswith("-then")
+    assert follow_up(then, tmp_path) is None
+    assert from_document(to_document(then)) == then
+
+
+def test_a_follow_up_runs_after_the_success(tmp_path: Path) -> None:
+    """`run` goes on with it below the run directory, from the newest checkpoint."""
+    job = worker_job(
+        tmp_path,
+        args={"steps": 12, "pause": 0.0},
+        checkpoint={"every_steps": 4},
+        then={"command": TELL},
+    )
+    done = job.run("--json")
+    assert done.code == 0
+    status = done.json()
+    assert status["state"] == status["then"]["state"] == "SUCCEEDED"
+    newest = job.run_dir / "checkpoints" / "step-00000012"
+    log = job.run_dir / "then" / "attempts" / "001" / "logs" / "rank-0.log"
+    assert log.read_text() == f"from={newest} size=1\n"
+
+
+def test_after_a_run_that_left_nothing_usable(tmp_path: Path) -> None:
+    """It is refused with what is wrong, and nothing of the other run is touched."""
+    before = tmp_path / "before"
+    (before / "checkpoints" / "step-00000004").mkdir(parents=True)
+    job = worker_job(tmp_path, args={"steps": 4}, after=str(before))
+    done = job.run()
+    assert done.code == 1
+    assert "no checkpoint of the run in `after` can be used" in done.text
+    assert (before / "checkpoints" / "step-00000004").is_dir()
+    shutil.rmtree(before)
