@@ -85,7 +85,7 @@ class LaunchPlan:
     simulated: str = ""
     """The rehearsal node whose devices these are; its ranks run on the CPU backend."""
 
-    @property
+    @cached_property
     def placement(self) -> Placement:
         """Where the ranks are."""
         return Placement(tuple(rank.assignment for rank in self.ranks))
