@@ -82,7 +82,8 @@ def test_the_last_drop_in_by_name_counts(tmp_path: Path) -> None:
     found = machine(
         tmp_path,
         {
-            "etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no\nodd\nKillExcludeUsers=\n",
+            "etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no\nodd\n"
+            "KillExcludeUsers=\n",
             "usr/lib/systemd/logind.conf": "[Login]\nRemoveIPC=yes\n",
             "usr/lib/systemd/logind.conf.d/10-a.conf": "[Login]\nKillUserProcesses=yes\n",
             "etc/systemd/logind.conf.d/10-a.conf": "[Login]\nKillUserProcesses=1\n",
