@@ -320,6 +320,11 @@ class Driver(Place):
     def lives(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
+    def process_died(self, timeout: float) -> bool:
+        """Whether it ends within `timeout` seconds."""
+        self._process.join(timeout)
+        return not self.lives
+
     def ask(self, *what: Any) -> Any:
         """What the head answers; None if it died of it."""
         assert self._pipe is not None

@@ -103,6 +103,8 @@ def watch_controller(
         with bench.progress.doing(f"adopting {JOBS} jobs"):
             line = bench.until(lambda: adopted(controller, simulator), _ADOPT, "the last adoption")
             adoption = line["all_welcomed_at"] - began
+            used = cpu_seconds(psutil.Process(controller.pid))
+            bench.progress.say(f"adopted after {adoption:.1f} s, {used:.1f} s of them computing")
             home = Home.of(environment)
             bench.until(lambda: read_json(home.address), _ADOPT, "the API")
             time.sleep(SETTLE)
