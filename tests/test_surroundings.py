@@ -78,11 +78,12 @@ def test_logind_is_as_it_comes_without_a_file(tmp_path: Path) -> None:
 
 
 def test_the_last_drop_in_by_name_counts(tmp_path: Path) -> None:
-    """Behind the first main file; one in /etc hides its namesake; comments and oddities do not."""
+    """Behind the first main file; one in /etc hides its namesake; oddities are passed over."""
     found = machine(
         tmp_path,
         {
-            "etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no\nodd\nKillExcludeUsers=\n",
+            "etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no\nodd\n",
+            "etc/systemd/logind.conf.d/00.conf": "[Login]\nKillExcludeUsers=\n",
             "usr/lib/systemd/logind.conf": "[Login]\nRemoveIPC=yes\n",
             "usr/lib/systemd/logind.conf.d/10-a.conf": "[Login]\nKillUserProcesses=yes\n",
             "etc/systemd/logind.conf.d/10-a.conf": "[Login]\nKillUserProcesses=1\n",

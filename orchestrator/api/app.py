@@ -16,8 +16,9 @@ from orchestrator import __version__
 from orchestrator.api.desk import Desk, caller
 from orchestrator.api.gate import Gate
 from orchestrator.api.operations import SERVER_SENT, Operation, operations
-from orchestrator.api.problems import EXPECTED, MEDIA_TYPE, Refusal, refused, unexpected
+from orchestrator.api.problems import EXPECTED, MEDIA_TYPE, refused, unexpected
 from orchestrator.api.schemas import ProblemDocument
+from orchestrator.api.shortcut import Shortcut, expect
 from orchestrator.service.tokens import Doorkeeper, Role
 
 _ABOUT = """Every request carries `Authorization: Bearer TOKEN`, this document's too. Errors are
@@ -50,7 +51,8 @@ def create_app(desk: Desk, doorkeeper: Doorkeeper) -> ASGIApp:
         app.add_exception_handler(kind, refused)
     app.add_exception_handler(Exception, unexpected)
     _complete_description(app, table)
-    return Gate(app, doorkeeper, desk.limits)
+    (submit,) = (operation for operation in table if operation.name == "submit")
+    return Gate(Shortcut(app, submit), doorkeeper, desk.limits)
 
 
 def _add(app: FastAPI, operation: Operation) -> None:
@@ -75,11 +77,7 @@ def _guarded(role: Role) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                who = caller(request)
-                if not who.role.covers(role):
-                    raise Refusal(
-                        403, f"this needs the role {role.value}; {who.name} has {who.role.value}"
-                    )
+                expect(role, caller(request))
                 answer: Awaitable[Response] = handle(request)
                 return await answer
 

@@ -170,12 +170,16 @@ class Drive(threading.Thread):
                 controller = self._controller(node, spool, ledger, adopts=adopts)
             outcome = controller.run()
         finally:
-            if outcome is Outcome.DETACHED:
+            if outcome is Outcome.DETACHED and self._has_gang():
                 node.detach()
             else:
                 node.close()
                 self._directory.live.unlink(missing_ok=True)
         return outcome
+
+    def _has_gang(self) -> bool:
+        """Whether there may be ranks, which then wait for the next controller."""
+        return self.controller is None or self.controller.ledger.state.holds_devices
 
     def _spool(self, ledger: Ledger, *, adopts: bool) -> Spool:
         """The spool of ranks that may live, or a new one."""

@@ -18,6 +18,7 @@ from tests.benchmarks import (
     schedules,
     start_full,
     step_bind,
+    submits,
     training_step,
 )
 from tests.benchmarks.bench import Bench
@@ -43,6 +44,7 @@ GROUPS: tuple[Group, ...] = (
     Group(recovery.NAMES, recovery.measure),
     Group(heartbeats.NAMES, heartbeats.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
+    Group(submits.NAMES, submits.measure),
     Group(start_full.NAMES, start_full.measure),
     Group(step_bind.NAMES, step_bind.measure),
     Group(training_step.TORCH_NAMES, training_step.measure_vs_torch),
@@ -53,7 +55,6 @@ GROUPS: tuple[Group, ...] = (
 PLANNED = (
     "recovery_vs_ray_train",
     "snapshot",
-    "submit_rate",
 )
 """Names that are taken; these benchmarks do not exist yet."""
 
