@@ -113,9 +113,11 @@ class Controller:
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
     rest: float = _TICK
     """Seconds after which it looks around though nothing has arrived."""
+    known: Ledger | None = None
+    """What the log says, where that has been read already."""
 
     def __post_init__(self) -> None:
-        self._recorder = Recorder(self.log, self.watcher)
+        self._recorder = Recorder(self.log, self.watcher, self.known)
         self._keeper = CheckpointKeeper(
             self.directory,
             self._recorder,

@@ -222,13 +222,14 @@ class Drive(threading.Thread):
         }
         # First: what is named there can be found and taken away, whatever is killed next.
         write_json(self._directory.live, me, durable=False)
-        self._log.append(
+        entry = self._log.append(
             "controller",
             f"adopted by {reason}" if adopts else f"being started by {reason}",
             attempt=ledger.attempt,
             state=None if adopts else JobState.QUEUED,
             **me,
         )
+        ledger.apply(entry)
 
     def _controller(
         self, node: LocalNode, spool: Spool, ledger: Ledger, *, adopts: bool
@@ -248,6 +249,7 @@ class Drive(threading.Thread):
             job=self.job,
             queued=True,
             rest=_REST,
+            known=ledger,
         )
         with self._lock:
             self.controller = controller
