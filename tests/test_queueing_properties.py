@@ -145,7 +145,7 @@ def apart(where: Cluster, started: Running, other: Waiting) -> bool:
 def test_only_lower_priorities_are_stopped_and_only_if_it_helps(scene: Scene) -> None:
     """The job has room when its victims have gone, has none before, and needs each of them.
 
-    Devices that are kept for a job before it are no room for it: then nothing is said of the second.
+    Devices kept for a job before it are no room for it: the last is not looked at then.
     """
     where, line, before, _ = scene
     decisions, starts = decided(scene)
