@@ -170,7 +170,8 @@ def test_only_lower_priorities_are_stopped_and_only_if_it_helps(scene: Scene) ->
 def kept_before(one: Waiting, line: Sequence[Waiting], decisions: Decisions) -> bool:
     """Whether devices are kept for a job that is further to the front."""
     reasons = [decisions.reasons.get(other.job, "") for other in line if other.rank < one.rank]
-    return any("waits for the stop" in why or "next in line" in why for why in reasons)
+    signs = ("waits for the stop", "next in line", "would fit now")
+    return any(sign in why for why in reasons for sign in signs)
 
 
 @UNHURRIED
