@@ -58,7 +58,7 @@ class LocalNode:
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
-        self._environment = user_environment(environment)
+        self._environment = environment
         self._listener = listen(spool.socket)
         self._link: Link | None = None
         self._newcomers: list[Link] = []
@@ -112,7 +112,7 @@ class LocalNode:
         )
         return Start(
             argv=argv,
-            env={**self._environment, MARK: self._run_id},
+            env={**user_environment(self._environment), MARK: self._run_id},
             cwd=str(self._directory.root),
             log=str(self._directory.supervisor_log),
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.allocate import Placement
 from cluster.detach import detach
-from cluster.ray_client import Event, Failed, ProcessId, Ready, Reserved, Start, Unreserved
+from cluster.ray_client import Event, Failed, ProcessId, Ready, Reserved, Start
 from orchestrator.job_ray import JobRay
 from orchestrator.service.mailbox import Mailbox
 
@@ -49,17 +49,16 @@ class PlainLine:
     def open(self, _: Mapping[str, float]) -> bool:
         return True
 
-    def start_supervisor(self, start: Start) -> None:
+    def start_supervisor(self, start: Start, serial: int) -> None:
         try:
             process = ProcessId(**detach(asdict(start)))
         except (OSError, RuntimeError) as error:
-            self._mail.put(Failed(self._job, str(error)))
+            self._mail.put(Failed(self._job, str(error), serial))
         else:
-            self._mail.put(Ready(self._job, "here", "", "", process, {}))
+            self._mail.put(Ready(self._job, "here", "", "", process, {}, serial))
 
-    def reserve(self, placement: Placement, *, simulated: bool) -> None:
-        held = bool(placement.assignments)
-        self._mail.put(Reserved(self._job, 0.0) if held else Unreserved(self._job, "nothing"))
+    def reserve(self, _: Placement, serial: int, *, simulated: bool) -> None:
+        self._mail.put(Reserved(self._job, 0.0, serial))
 
     def raylets(self) -> tuple[int, ...]:
         return ()

@@ -1,4 +1,4 @@
-"""The queue of a real head at work: who starts, who gives way, who waits no longer, what follows."""
+"""The queue of a real head at work: who starts, gives way, waits no longer, and what follows."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def head(tmp_path: Path) -> Iterator[Service]:
 
 
 def reason(head: Service, job: str) -> str:
+    """Why a job is where it is."""
     with head.client() as client:
         return str(client.job(job)["reason"])
 

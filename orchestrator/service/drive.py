@@ -170,12 +170,16 @@ class Drive(threading.Thread):
                 controller = self._controller(node, spool, ledger, adopts=adopts)
             outcome = controller.run()
         finally:
-            if outcome is Outcome.DETACHED:
+            if outcome is Outcome.DETACHED and self._has_gang():
                 node.detach()
             else:
                 node.close()
                 self._directory.live.unlink(missing_ok=True)
         return outcome
+
+    def _has_gang(self) -> bool:
+        """Whether there may be ranks, which then wait for the next controller."""
+        return self.controller is None or self.controller.ledger.state.holds_devices
 
     def _spool(self, ledger: Ledger, *, adopts: bool) -> Spool:
         """The spool of ranks that may live, or a new one."""
@@ -218,13 +222,14 @@ class Drive(threading.Thread):
         }
         # First: what is named there can be found and taken away, whatever is killed next.
         write_json(self._directory.live, me, durable=False)
-        self._log.append(
+        entry = self._log.append(
             "controller",
             f"adopted by {reason}" if adopts else f"being started by {reason}",
             attempt=ledger.attempt,
             state=None if adopts else JobState.QUEUED,
             **me,
         )
+        ledger.apply(entry)
 
     def _controller(
         self, node: LocalNode, spool: Spool, ledger: Ledger, *, adopts: bool
@@ -244,6 +249,7 @@ class Drive(threading.Thread):
             job=self.job,
             queued=True,
             rest=_REST,
+            known=ledger,
         )
         with self._lock:
             self.controller = controller

@@ -102,6 +102,7 @@ class Head:
         self._stock = Stock(environment)
         self._lock = threading.Lock()
         self._drives: dict[str, Drive] = {}
+        self._to_adopt = 0
         self._queue = Queue(store, self.epoch, self._stock, self._queues.quotas, self)
         self._around = Surroundings(
             store=store,
@@ -257,8 +258,10 @@ class Head:
             resources, simulated = self._stock.offered()
             self._ray.start(resources, simulated=simulated)
         page = self.store.jobs(Filter(states=_HOLDING), Page(limit=_LARGEST_PAGE))
+        self._to_adopt = len(page.jobs)
         for record in page.jobs:
             self.drive(record, None)
+        self._to_adopt = 0
         holding = {record.job for record in page.jobs}
         remains.clear(self.runs, lambda job: job in holding, self._settle)
         self._queue.start()
@@ -334,7 +337,8 @@ class Head:
         return self._stock.beside(spec.resources.device, others)
 
     def _pace(self) -> float:
-        return len(self._drives) / _LOOKS_PER_SECOND
+        """Seconds between two looks of a supervisor; the more there are, the longer."""
+        return max(len(self._drives), self._to_adopt) / _LOOKS_PER_SECOND
 
     # -- ending -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -73,6 +74,8 @@ class Queue:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._seconds = 0.0
+        self._due = math.inf
+        """When the next wait is over (Unix seconds)."""
         self._trouble = ""
 
     # -- from other threads -----------------------------------------------------------------
@@ -148,13 +151,15 @@ class Queue:
                 log.exception("a pass of the queue failed")
             self._seconds = time.monotonic() - began
             self._stopped.wait(self._seconds * _REST)
-            self._wake.wait(_PERIOD)
+            self._wake.wait(max(0.0, min(_PERIOD, self._due - time.time())))
             self._wake.clear()
 
     def _pass(self) -> None:
         self._adopt_again()
         records = {record.job: record for record in self._store.waiting() if self._free(record)}
         waiting = self._line.waiting(records.values())
+        ends = (one.since + one.wait_limit for one in waiting if one.wait_limit is not None)
+        self._due = min(ends, default=math.inf)
         running = self.running()
         cluster = self._stock.cluster({record.device for record in records.values()})
         decisions = schedule(waiting, running, self._quotas, cluster, time.time())
