@@ -24,6 +24,7 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _GROUP_TIMEOUT_S = 30.0
 _FREE_TIMEOUT_S = 2.0
 _TASK_TIMEOUT_S = 60.0
+_WORKERS = 2
 _REACH_TIMEOUT_S = 5.0
 _FORMER_AFTER_S = 60.0
 _POLL_S = 0.01
@@ -55,6 +56,7 @@ class Driver:
         self.joined = bool(config["address"])
         self._holdings: dict[str, _Holding] = {}
         self._node_id = ""
+        self._workers = threading.BoundedSemaphore(_WORKERS)
         self._offered: Mapping[str, float] = {}
 
     def up(self) -> dict[str, Any]:
@@ -268,7 +270,9 @@ class Driver:
         place = NodeAffinitySchedulingStrategy(node_id=self._node_id, soft=False)
         # Not retried: a second try could start a second supervisor.
         task = ray.remote(detach).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-        return ray.get(task.remote(dict(start)), timeout=_TASK_TIMEOUT_S)
+        # Ray starts a worker for each task that waits; few of them serve many jobs sooner.
+        with self._workers:
+            return ray.get(task.remote(dict(start)), timeout=_TASK_TIMEOUT_S)
 
     def nodes(self) -> list[dict[str, Any]]:
         """The cluster's members as Ray knows them."""

@@ -1,58 +1,35 @@
-"""How a gang is asked to save itself and leave: one small record in tmpfs that all ranks look at.
-
-All ranks must stop after the same step, or those that go on wait in a collective for ever. So
-the controller only rings; rank 0 answers with a step that lies ahead of everybody, and all look
-after every step. While rank 0 has not begun its next step nobody can have finished it, since the
-ranks of a step wait for each other. Standard library only (ranks use it).
-"""
+"""A way to wake a thread that waits in a selector."""
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
-from pathlib import Path
-
-_RECORD = struct.Struct("<qq")  # whether it rings, the step to stop after (0: not said yet)
-_AHEAD = 2
+import threading
 
 
-def hang(path: Path) -> None:
-    """Put a silent bell there, for ranks that are about to start. Raises OSError."""
-    path.write_bytes(_RECORD.pack(0, 0))
+class Bell:
+    """Any thread may ring, at any time; `fileno` is readable from then until it is answered."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-def ring(path: Path) -> None:
-    """Ask the ranks to save themselves and leave. Raises OSError."""
-    with open(path, "r+b") as file:
-        file.write(_RECORD.pack(1, 0)[:8])
+    def fileno(self) -> int:
+        """Valid until `close`; -1 after it."""
+        return self._descriptor
 
+    def ring(self) -> None:
+        """Nothing happens after `close`."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.eventfd_write(self._descriptor, 1)
 
-class Listener:
-    """A rank's ear. Outside muster, or without a bell, it hears nothing."""
+    def answer(self) -> None:
+        """What rings after this is another ring. Raises BlockingIOError if nobody has rung."""
+        os.eventfd_read(self._descriptor)
 
-    def __init__(self, path: Path | None, *, answers: bool) -> None:
-        """`answers`: this is rank 0, which names the step."""
-        self._answers = answers
-        self._record = _mapped(path) if path is not None else None
-
-    def stops_after(self, step: int) -> bool:
-        """Whether all ranks are to stop after this step, which the caller has just finished."""
-        if self._record is None:
-            return False
-        rings, last = _RECORD.unpack_from(self._record)
-        if rings and not last and self._answers:
-            last = step + _AHEAD
-            struct.pack_into("<q", self._record, 8, last)
-        return bool(last) and step >= last
-
-
-def _mapped(path: Path) -> mmap.mmap | None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return mmap.mmap(descriptor, _RECORD.size)
-    finally:
-        os.close(descriptor)
+    def close(self) -> None:
+        """Give the descriptor back."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, bell, drill, resume, sources
+from orchestrator import adoption, drill, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
@@ -105,14 +106,18 @@ class Controller:
     adopts: bool = False
     ends_at: float | None = None
     placement: Placement | None = None
-    """Where a queue has put the run; None: the controller looks for itself."""
+    """Where the run is, or where a queue has put it; None: the controller looks for itself."""
     job: str = ""
     """The id of a submitted job; empty: its name."""
     queued: bool = False
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
+    rest: float = _TICK
+    """Seconds after which it looks around though nothing has arrived."""
+    known: Ledger | None = None
+    """What the log says, where that has been read already."""
 
     def __post_init__(self) -> None:
-        self._recorder = Recorder(self.log, self.watcher)
+        self._recorder = Recorder(self.log, self.watcher, self.known)
         self._keeper = CheckpointKeeper(
             self.directory,
             self._recorder,
@@ -144,6 +149,16 @@ class Controller:
             now=time.monotonic(),
             observed_at=time.time(),
         )
+
+    def give(self, order: Order) -> None:
+        """Have an order carried out soon; from any thread."""
+        self.order = order
+        self.node.wake()
+
+    def add_fault(self, fault: drill.Fault) -> None:
+        """Have a fault injected when its moment comes; from any thread."""
+        self.faults.append(fault)
+        self.node.wake()
 
     # -- the line ---------------------------------------------------------------------------
 
@@ -185,9 +200,12 @@ class Controller:
         Returns the attempt under way, if there is one, and what it is failing of, if it is.
         """
         self.way = way = adoption.restored(self.ledger, self.directory)
+        self.placement = way.gang.plan.placement if way else Placement(())
         if adoption.lives(self.ledger.supervisor):
             self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
             self._await_first_look(way)
+        if not self.node.supervised:
+            adoption.kill(self.ledger.supervisor)  # it does not dial: nobody can command it
         if self.ledger.order is not None:
             raise Interrupted(self.ledger.order)
         if self.ledger.state is JobState.RECOVERING:
@@ -202,7 +220,6 @@ class Controller:
         self.node.hold(plan.placement, simulated=bool(plan.simulated))
         self._judge.reopen()
         if not self.node.supervised:
-            adoption.kill(self.ledger.supervisor)
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
         return way, adoption.suspect_of(self.ledger)
@@ -225,15 +242,12 @@ class Controller:
         while way is not None and self.node.supervised and not way.gang.looked_at:
             if self._never_started() or time.monotonic() > deadline:
                 return
-            self._pump(0.02)
+            self._pump(deadline - time.monotonic())
 
     def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
         """See that nothing is left of an attempt before another one begins."""
-        if self.node.supervised:
-            if way is not None:
-                self._stop(way, grace=0.0)
-        else:
-            adoption.kill(self.ledger.supervisor)
+        if way is not None and self.node.supervised:
+            self._stop(way, grace=0.0)
         self.way = None
         return None, None
 
@@ -265,6 +279,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
+        self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()
@@ -274,7 +289,7 @@ class Controller:
             if plan.table is not None:
                 plan.table.check()
             files.create()
-            bell.hang(self.spool.bell(number))
+            stop_request.place(self.spool.stop_request(number))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -345,7 +360,14 @@ class Controller:
             if suspect is not None:
                 return suspect
             self._drill(way)
-            self._pump(_TICK)
+            self._pump(self._patience())
+
+    def _patience(self) -> float:
+        """Seconds in which nothing becomes due that no message tells of."""
+        if not self._keeper.idle:
+            return _TICK
+        left = math.inf if self.ends_at is None else self.ends_at - time.monotonic()
+        return max(0.0, min(self.rest, left))
 
     def _pump(self, timeout: float) -> None:
         """Take what has arrived within `timeout` seconds, and let others look."""
@@ -518,8 +540,8 @@ class Controller:
 
     def _wait(self, delay: float) -> None:
         until = time.monotonic() + delay
-        while time.monotonic() < until:
-            self._pump(min(_TICK, delay))
+        while (left := until - time.monotonic()) > 0:
+            self._pump(min(self.rest, left))
 
     def _succeed(self, way: UnderWay) -> Outcome:
         self._keeper.settle()
@@ -559,7 +581,7 @@ class Controller:
         if not all(view.beat is not None and view.beat.stops for view in views):
             return
         try:
-            bell.ring(self.spool.bell(self.ledger.attempt))
+            stop_request.ask(self.spool.stop_request(self.ledger.attempt))
         except OSError as error:
             self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
             return

@@ -163,6 +163,8 @@ def hang_limit(step_times: Sequence[float], given: float | None, first: float) -
         return given
     if not step_times:
         return first
+    if _HANG_FACTOR * max(step_times) <= HANG_FLOOR:
+        return HANG_FLOOR  # nearly always so; sorting a thousand steps at every look is dear
     ordered = sorted(step_times)
     worst = ordered[min(len(ordered) - 1, int(_PERCENTILE * len(ordered)))]
     return max(HANG_FLOOR, _HANG_FACTOR * worst)
@@ -206,7 +208,8 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     its process is stopped; where neither is seen, nobody is named.
     """
     present = [view for view in seen.ranks if not view.succeeded and view.exit is None]
-    silences = {view.rank: _silence(view, seen, limits) for view in present}
+    training = _training_limit(seen, limits)
+    silences = {view.rank: _silence(view, seen, limits, training) for view in present}
     late = [view for view in present if silences[view.rank].over(seen.now)]
     busy = [view for view in present if view.beat is None or view.beat.phase != "train"]
     stuck = [view for view in late if view in busy]
@@ -261,7 +264,12 @@ class _Silence:
         return now > self.until
 
 
-def _silence(view: RankView, seen: Observation, limits: Limits) -> _Silence:
+def _training_limit(seen: Observation, limits: Limits) -> float:
+    first = limits.phases.get("train", limits.phases.get("compile", math.inf))
+    return hang_limit(seen.step_times, limits.heartbeat, first)
+
+
+def _silence(view: RankView, seen: Observation, limits: Limits, training: float) -> _Silence:
     beat = view.beat
     if view.pid is None:
         limit = limits.phases.get("init", math.inf)
@@ -274,10 +282,8 @@ def _silence(view: RankView, seen: Observation, limits: Limits) -> _Silence:
     if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
         return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
-    first = limits.phases.get("train", limits.phases.get("compile", math.inf))
-    limit = hang_limit(seen.step_times, limits.heartbeat, first)
     since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
-    return _Silence(since, limit, f"no step for {limit:.0f} s while training")
+    return _Silence(since, training, f"no step for {training:.0f} s while training")
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:

@@ -207,9 +207,9 @@ class Spool:
     def owner(self) -> Path:
         return self.root / "owner.json"
 
-    def bell(self, attempt: int) -> Path:
+    def stop_request(self, attempt: int) -> Path:
         """What tells the ranks of an attempt to save themselves and leave."""
-        return self.root / f"{attempt:03d}.bell"
+        return self.root / f"{attempt:03d}.stop"
 
     @property
     def user(self) -> Path:
@@ -341,13 +341,16 @@ def spooled_error(heartbeat: Path) -> Path:
     return heartbeat.with_suffix(".error.json")
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file whole or not at all: aside, fsync, rename, fsync of the directory."""
+def write_json(path: Path, document: Any, *, durable: bool = True) -> None:
+    """Write a JSON file whole or not at all: aside, fsync, rename, fsync of the directory.
+
+    One that means nothing after a crash of the machine need not be `durable`: no fsync then.
+    """
     data = json.dumps(document, indent=1, sort_keys=False).encode() + b"\n"
-    write_bytes(path, data)
+    write_bytes(path, data, durable=durable)
 
 
-def write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
+def write_bytes(path: Path, data: bytes, *, replace: bool = True, durable: bool = True) -> None:
     """Write a file whole or not at all. Raises OSError, leaving what was there before.
 
     Without `replace` that includes FileExistsError, even if the file appears at the last moment.
@@ -357,7 +360,8 @@ def write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
         with open(unfinished, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if replace:
             os.replace(unfinished, path)
         else:
@@ -366,7 +370,8 @@ def write_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def aside(path: Path) -> Path:

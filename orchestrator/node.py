@@ -10,13 +10,14 @@ import json
 import selectors
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cluster.allocate import Placement
 from cluster.ports import PortLease
 from cluster.ray_client import Start
 from cluster.reservation import resources_of
 from orchestrator import processes
+from orchestrator.bell import Bell
 from orchestrator.found import Found
 from orchestrator.job_ray import NodeError, NodeRay, Pump
 from orchestrator.launch import MARK
@@ -29,6 +30,7 @@ __all__ = ["LocalNode", "NodeError"]
 _READY_TIMEOUT = 120.0
 _CLOSE_TIMEOUT = 15.0
 _CLEAR_TIMEOUT = 5.0
+_PACE_STEP = 0.05
 
 
 class LocalNode:
@@ -44,14 +46,19 @@ class LocalNode:
         spool: Spool,
         environment: Mapping[str, str],
         outlives: bool = False,
+        pace: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`outlives`: the supervisor and its ranks outlive this process, as those of a head do."""
+        """`outlives`: the supervisor and its ranks outlive this process, as those of a head do.
+
+        `pace` says how many seconds there are to be between two looks of the supervisor; less
+        than it can: as often as it can.
+        """
         self._run_id = run_id
         self._outlives = outlives
         self._epoch = epoch
         self._directory = directory
         self._spool = spool
-        self._environment = user_environment(environment)
+        self._environment = environment
         self._listener = listen(spool.socket)
         self._link: Link | None = None
         self._newcomers: list[Link] = []
@@ -59,12 +66,14 @@ class LocalNode:
         self._watched_ray = False
         self._port: PortLease | None = None
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._bell = Bell()
+        for source in (self._listener, self._bell):
+            self._selector.register(source, selectors.EVENT_READ)
         if outlives:
             self._watch_ray()
         self.supervisor_pid: int | None = None
-        self.pace = 0.0
-        """Seconds between two looks of the supervisor; less than it can: as often as it can."""
+        self._pace = pace
+        self._told_pace = 0.0
         self.started_attempt = 0
         """The newest attempt that the supervisor has been told to start; 0: none."""
 
@@ -87,8 +96,8 @@ class LocalNode:
     def await_supervisor(self, pump: Pump, timeout: float) -> bool:
         """Whether a supervisor that an earlier controller started dials in within `timeout` s."""
         deadline = time.monotonic() + timeout
-        while not self.supervised and time.monotonic() < deadline:
-            pump(0.05)
+        while not self.supervised and (left := deadline - time.monotonic()) > 0:
+            pump(left)
         return self.supervised
 
     def _supervisor(self) -> Start:
@@ -103,7 +112,7 @@ class LocalNode:
         )
         return Start(
             argv=argv,
-            env={**self._environment, MARK: self._run_id},
+            env={**user_environment(self._environment), MARK: self._run_id},
             cwd=str(self._directory.root),
             log=str(self._directory.supervisor_log),
         )
@@ -155,7 +164,9 @@ class LocalNode:
         """What has arrived, waiting up to `timeout` seconds for the first of it."""
         messages: list[Message] = []
         for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._listener:
+            if key.fileobj is self._bell:
+                self._bell.answer()
+            elif key.fileobj is self._listener:
                 self._accept()
             elif key.fileobj is self._link:
                 messages += self._from_supervisor()
@@ -166,6 +177,10 @@ class LocalNode:
         if self._link is not None:
             self._link.flush()
         return messages
+
+    def wake(self) -> None:
+        """Have a `poll` under way, or the next one, return at once; from any thread."""
+        self._bell.ring()
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -193,7 +208,7 @@ class LocalNode:
         self._selector.register(newcomer, selectors.EVENT_READ)
         self.supervisor_pid = hello["pid"]
         self.started_attempt = hello["started_attempt"]
-        self._command({"do": "welcome", "pace": self.pace})
+        self._tell_pace(self._pace())
         text = f"pid {hello['pid']} owns the ranks of this node"
         told = [{**hello, "event": "supervisor_started", "text": text}, *others]
         return told if not newcomer.closed else [*told, self._lose_link()]
@@ -203,7 +218,14 @@ class LocalNode:
         messages = self._link.receive()
         if self._link.closed:
             messages.append(self._lose_link())
+        elif abs(self._pace() - self._told_pace) > max(_PACE_STEP, self._told_pace / 4):
+            self._tell_pace(self._pace())
         return messages
+
+    def _tell_pace(self, pace: float) -> None:
+        """A word of welcome; a supervisor may hear it again when the pace has changed."""
+        self._told_pace = pace
+        self._command({"do": "welcome", "pace": pace})
 
     def _lose_link(self) -> Message:
         self._drop_link()
@@ -276,6 +298,7 @@ class LocalNode:
         for newcomer in self._newcomers:
             newcomer.close()
         self._listener.close()
+        self._bell.close()
         self._selector.close()
 
     def _await_end(self, pid: int) -> None:

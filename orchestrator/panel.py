@@ -36,6 +36,7 @@ def headline(summary: dict[str, Any]) -> Text:
     total = f"/{summary['steps_total']}" if summary["steps_total"] else ""
     parts = [
         f"{summary['job']} {summary['state']}",
+        *([f"place {summary['position']} in the line"] if summary.get("position") else []),
         f"attempt {summary['attempt']}",
         f"step {shown(summary['step'])}{total}",
         f"loss {shown(summary['loss'], '.3f')}",
@@ -55,7 +56,7 @@ def print_summary(summary: dict[str, Any], *, ranks: bool) -> None:
     console.print(headline(summary))
     console.print(Text(f"reason: {shown(summary['reason'])}"), soft_wrap=True)
     console.print(Text(f"run directory: {summary['run_dir']}"), soft_wrap=True)
-    if ranks:
+    if ranks and summary["ranks"]:
         console.print(rank_table(summary["ranks"]))
 
 
@@ -63,7 +64,14 @@ def watch(summaries: Iterable[dict[str, Any]]) -> None:
     """`muster status -w`: each document in the place of the one before."""
     with Live(auto_refresh=False) as live:
         for summary in summaries:
-            live.update(panel(summary), refresh=True)
+            live.update(_watched(summary), refresh=True)
+
+
+def _watched(summary: dict[str, Any]) -> Group:
+    """With the reason: it is all there is to see of a job that waits."""
+    reason = Text(shown(summary["reason"]))
+    ranks = summary["ranks"]
+    return Group(headline(summary), reason, *([rank_table(ranks)] if ranks else []))
 
 
 def rank_table(rows: Sequence[dict[str, Any]]) -> Table:

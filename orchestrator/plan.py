@@ -85,7 +85,7 @@ class LaunchPlan:
     simulated: str = ""
     """The rehearsal node whose devices these are; its ranks run on the CPU backend."""
 
-    @property
+    @cached_property
     def placement(self) -> Placement:
         """Where the ranks are."""
         return Placement(tuple(rank.assignment for rank in self.ranks))
@@ -192,6 +192,7 @@ def _written_rank(document: Mapping[str, Any]) -> RankPlan:
         heartbeat=environment["MUSTER_HEARTBEAT"],
         error_file=environment["MUSTER_ERROR_FILE"],
         start="spawn",
+        secrets=document.get("secrets", {}),
     )
     return RankPlan(assignment, process, environment)
 
@@ -425,7 +426,7 @@ class _Gang:
             "MUSTER_RESUME_FROM": _text(self.attempt.resume_from) or "",
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
-            "MUSTER_BELL": str(self.spool.bell(self.attempt.number)),
+            "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
             "MUSTER_SNAPSHOT": "{}",
@@ -472,6 +473,7 @@ def _rank_document(rank: RankPlan) -> dict[str, Any]:
         "node": rank.assignment.node,
         "device": f"{rank.assignment.device.kind.value}:{rank.assignment.device.index}",
         **({"uuid": uuid} if uuid else {}),
+        **({"secrets": dict(rank.process.secrets)} if rank.process.secrets else {}),
         "cpus": list(rank.assignment.cpus),
         "env": dict(rank.environment),
         "argv": list(rank.process.argv),

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -41,6 +42,7 @@ class _Stat:
     start_time: int
 
 
+@cache
 def boot_id() -> str:
     """This boot of the machine."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from orchestrator.bell import Listener
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 from orchestrator.secrets import Redactor
+from orchestrator.stop_request import Listener
 
 EXIT_DONE = 0
 EXIT_USAGE = 64
@@ -57,9 +57,9 @@ class Rank:
         self.checkpoint_every: int | None = checkpoint.get("every_steps")
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
         self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
-        self._bell_file = _path(get("MUSTER_BELL"))
+        self._stop_file = _path(get("MUSTER_STOP"))
         self._heartbeat: HeartbeatWriter | None = None
-        self._bell: Listener | None = None
+        self._stop_request: Listener | None = None
         self._without_secrets = Redactor.from_environment(environment).text
 
     @classmethod
@@ -69,7 +69,7 @@ class Rank:
         RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
         empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps);
-        MUSTER_HEARTBEAT, MUSTER_BELL and MUSTER_ERROR_FILE (paths).
+        MUSTER_HEARTBEAT, MUSTER_STOP and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
         if not rank.active:
@@ -106,10 +106,10 @@ class Rank:
         """
         if self._heartbeat is None:
             return False
-        if self._bell is None:
-            self._bell = Listener(self._bell_file, answers=self.rank == 0)
+        if self._stop_request is None:
+            self._stop_request = Listener(self._stop_file, answers=self.rank == 0)
             self._heartbeat.stops()
-        return self._bell.stops_after(step)
+        return self._stop_request.stops_after(step)
 
     def checkpoint(self, directory: str | os.PathLike[str], step: int) -> None:
         """Report a finished checkpoint: `directory` is complete and has its final name."""

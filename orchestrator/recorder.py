@@ -7,7 +7,7 @@ import time
 from typing import Any, Protocol
 
 from orchestrator.journal import Event, JournalError
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, fold
 from orchestrator.states import JobState
 
 
@@ -39,12 +39,11 @@ class Log(Protocol):
 class Recorder:
     """The log of a run and what follows from it, for its one controller."""
 
-    def __init__(self, log: Log, viewer: Viewer) -> None:
+    def __init__(self, log: Log, viewer: Viewer, ledger: Ledger | None = None) -> None:
+        """`ledger` is what the log says, where that is known already."""
         self._log = log
         self._viewer = viewer
-        self.ledger = Ledger()
-        for event in log.events():
-            self.ledger.apply(event)
+        self.ledger = ledger or fold(log.events())
 
     def record(self, kind: str, reason: str = "", **fields: Any) -> None:
         """Log an event, take it into the ledger, show it.

@@ -20,6 +20,7 @@ from orchestrator.journal import read_events, read_lines
 from orchestrator.layout import RunDirectory, read_json
 from orchestrator.ledger import Ledger, fold
 from orchestrator.plan import LaunchPlan
+from orchestrator.secrets import Redactor
 from orchestrator.states import JobState, RankState
 
 SCHEMA = 1
@@ -122,7 +123,8 @@ def _rank_from_disk(rank: Mapping[str, Any], ledger: Ledger, directory: RunDirec
     ends = {line["rank"]: line for line in read_lines(files.exits)}
     end = ends.get(number)
     pid, start_time = (started[number][1:]) if number in started else (None, None)
-    error = read_json(files.error(number))
+    # Scripts may write it without our help; the plan knows where the secrets are.
+    error = Redactor.of(rank.get("secrets", {})).value(read_json(files.error(number)))
     beat = read_heartbeat(rank["env"]["MUSTER_HEARTBEAT"])
     if beat is None and str(number) in kept:
         kept_beat = kept[str(number)]

@@ -112,8 +112,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     trace = Trace(_TOKEN, str(session.config._tmp_path_factory.getbasetemp()))  # type: ignore[attr-defined]
     deadline = time.monotonic() + float(session.config.getini("left_behind_deadline"))
-    while (left := list(_left_behind(trace, before))) and time.monotonic() < deadline:
+    left = list(_left_behind(trace, before))
+    while left and time.monotonic() < deadline:
         time.sleep(0.1)
+        still = set(_left_behind(trace, before))  # not what others come and go with meanwhile
+        left = [line for line in left if line in still]
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput[_OF_WORKER] = left
         return

@@ -8,6 +8,7 @@ session, do not blame each other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -76,18 +77,32 @@ def of_others(path: str, trace: Trace, ours: set[int]) -> bool:
     owner = read_json(Path(path) / "owner.json") or owned.get(path, {})
     if owner.get("run_dir") and not trace.holds(owner["run_dir"]):
         return True
-    named = {*processes.mentioning(path), owner.get("pid", 0)} - ours - {0, os.getpid()}
-    return any(processes.state_of(pid) not in (None, "Z") for pid in named)
+    users = {*processes.mentioning(path), *_holding(path), owner.get("pid", 0)} - ours
+    return any(processes.state_of(pid) not in (None, "Z") for pid in users - {0, os.getpid()})
+
+
+def _holding(path: str) -> Iterator[int]:
+    """Processes with a file open or a socket bound below a directory (proc(5))."""
+    bound = [line.split() for line in _read(Path("/proc/net/unix")).decode().splitlines()[1:]]
+    sockets = {f"socket:[{row[6]}]" for row in bound if row[-1].startswith(f"{path}/")}
+    for entry in Path("/proc").glob("[0-9]*"):
+        opened = _open_files(entry)
+        if opened & sockets or any(file.startswith(f"{path}/") for file in opened):
+            yield int(entry.name)
+
+
+def _open_files(entry: Path) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for file in os.listdir(entry / "fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry / "fd" / file))
+    return found
 
 
 def own_ports() -> frozenset[str]:
     """TCP ports that this very process listens on; those of others go with their processes."""
-    sockets = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            sockets.add(os.readlink(entry))
-        except OSError:
-            continue
+    sockets = _open_files(Path("/proc/self"))
     return frozenset(
         f"port {port}" for inode, port in _listening() if f"socket:[{inode}]" in sockets
     )

@@ -20,9 +20,11 @@ from click.testing import CliRunner
 
 from orchestrator import processes
 from orchestrator.cli import main
+from orchestrator.cli.service import _environment
 from orchestrator.client import Client
 from orchestrator.layout import Home, read_json
 from orchestrator.processes import Identity
+from tests.heads import PATIENCE
 from tests.runs import MUSTER, Completed, poll
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,10 +61,11 @@ class Machine:
         return process if process.alive() else None
 
     def end(self) -> None:
-        """Leave nothing behind, whatever has failed."""
+        """Leave nothing behind, whatever has failed: a controller takes its Ray with it."""
         process = self.process()
         if process is not None:
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGTERM)
+            poll(lambda: not process.alive(), PATIENCE, "the controller's end")
 
 
 @pytest.fixture
@@ -105,14 +108,15 @@ def test_up_is_idempotent_and_down_ends_it(machine: Machine) -> None:
 def test_up_replaces_a_killed_controller(machine: Machine) -> None:
     """After kill -9 commands say who is gone, and `up` starts another, with the same jobs."""
     first = pid_of(machine.muster("up", "--no-wait", "--json"))
+    # More devices than there are, so that it waits.
     job = Client.from_environment(machine.environment()).submit(
-        "version: 1\nname: kept\nmodule: train\nworkdir: /\nresources: {device: cpu, ranks: 1}\n"
+        "version: 1\nname: kept\nmodule: train\nworkdir: /\nresources: {device: gpu, ranks: 64}\n"
     )["job"]
     os.kill(first, signal.SIGKILL)
     poll(lambda: machine.process() is None, 10.0, "its death")
     second = machine.muster("up", "--no-wait", "--json")
     assert pid_of(second) != first
-    assert job in machine.muster("ps", "--all").out
+    assert job in machine.muster("ps").out
 
 
 @pytest.mark.slow
@@ -147,12 +151,12 @@ def test_in_the_foreground_it_is_the_controller_itself(machine: Machine) -> None
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as started:
-        process = poll(machine.process, 60.0, "the controller")
+        process = poll(machine.process, PATIENCE, "the controller")
         assert process.pid == started.pid
         second = machine.muster("up", "--foreground")
         assert (second.code, "runs already" in second.err) == (1, True)
         assert machine.muster("down", "--keep-ranks", "--json").json()["running"] is False
-        assert started.wait(30) == 0
+        assert started.wait(PATIENCE) == 0
 
 
 def test_down_by_two_ways_at_once_is_wrong_usage(machine: Machine) -> None:
@@ -178,6 +182,19 @@ def test_a_controller_that_stands_still_is_told(machine: Machine) -> None:
         done = machine.muster("up")
     machine.home.address.unlink()
     assert (done.code, f"process {me.pid} is there" in done.err) == (4, True)
+
+
+def test_relative_places_mean_the_same_to_the_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller stands elsewhere, so what names a place in its environment is absolute."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MUSTER_HOME", "MUSTER_SIMULATED_NODE", "PYTHONPATH"):
+        monkeypatch.setenv(name, "here")
+    found = _environment()
+    assert found["MUSTER_HOME"] == found["MUSTER_SIMULATED_NODE"] == str(tmp_path / "here")
+    assert str(tmp_path / "here") in found["PYTHONPATH"].split(os.pathsep)
+    assert found["PATH"] == os.environ["PATH"]
 
 
 def test_tokens_are_made_shown_once_and_removed(machine: Machine) -> None:

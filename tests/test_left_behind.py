@@ -76,11 +76,24 @@ def test_good():
     pass
 """
 
-# The spools are those of others: of a run that goes on, and of one elsewhere that was killed.
+# Another's: binds a socket in a directory as soon as it is there, and nothing else names it.
+HOLDER = """
+import os, socket, time
+spool = os.environ["LEAK_SPOOL"] + "3"
+while not os.path.isdir(spool):
+    time.sleep(0.01)
+holder = socket.socket(socket.AF_UNIX)
+holder.bind(spool + "/control.sock")
+time.sleep(600)
+"""
+
+# The spools are those of others: of a run that goes on, of one elsewhere that was killed, and of
+# one that has said nothing yet.
 NEIGHBOUR = """
 import json, os
 from pathlib import Path
 import pytest
+from tests.runs import poll
 
 @pytest.mark.parametrize(("which", "pid", "run_dir"),
     [("1", int(os.environ["LEAK_PID"]), ""), ("2", 0, "/somewhere/run")])
@@ -89,6 +102,11 @@ def test_nothing(home, which, pid, run_dir):
     spool.mkdir()
     owner = {"pid": pid, "ray": "/tmp/muster-ray-none", "run_dir": run_dir}
     (spool / "owner.json").write_text(json.dumps(owner))
+
+def test_holder():
+    spool = Path(os.environ["LEAK_SPOOL"] + "3")
+    spool.mkdir()
+    poll((spool / "control.sock").exists, 60)
 """
 
 
@@ -155,8 +173,9 @@ def test_what_a_crashed_worker_had_started_is_found(tmp_path: Path, spool: Path)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_others_use_is_no_leftover(tmp_path: Path, spool: Path, workers: int) -> None:
     """A living process of another session, and directories of runs that are not ours."""
-    code = "import time; time.sleep(600)"
-    other = subprocess.Popen([sys.executable, "-c", code], env={MARK: "another"})
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], env={MARK: "another", "LEAK_SPOOL": str(spool)}
+    )
     try:
         done = session(tmp_path, spool, NEIGHBOUR, workers)
         assert other.poll() is None

@@ -22,11 +22,15 @@ from hypothesis import strategies as st
 
 from orchestrator import secrets
 from orchestrator.evidence import collect
+from orchestrator.gang import Gang
 from orchestrator.health import Sign, Suspect
 from orchestrator.jobfile import JobFileError, loads
-from orchestrator.layout import RunDirectory, read_json
+from orchestrator.layout import RunDirectory, read_json, write_json
+from orchestrator.ledger import Ledger
+from orchestrator.plan import written_down
 from orchestrator.rank import Rank
 from orchestrator.secrets import NAMES, Redactor, Unusable
+from orchestrator.status import _rank_from_disk
 from tests.runs import SCRIPTS, Job, muster, poll, worker_job
 from tests.test_plan import plan as planned
 from tests.test_supervisor import Node
@@ -391,8 +395,29 @@ def test_a_plan_has_names_and_paths(tmp_path: Path) -> None:
     assert len(everyone) == 4
     assert all("TOKEN" not in one.environment for one in everyone)
     assert all(one.environment["HOME"] == "/home/user" for one in everyone)
+    assert written_down(made.to_document(), "run").ranks[1].process.secrets == {"TOKEN": str(path)}
     documents = [one.to_document() for one in (*everyone, made)]
     assert_absent(json.dumps(documents), "plan")
+
+
+def test_an_error_file_of_the_scripts_own(tmp_path: Path) -> None:
+    """What a script wrote there without our help is redacted when it is taken up or shown."""
+    path = write_secret(tmp_path / "token")
+    made = planned(f"secrets.TOKEN={path}")
+    run = RunDirectory(tmp_path / "run")
+    files = run.attempt(1)
+    files.create()
+    record = {"type": "E", "message": SECRET, "traceback": repr(SECRET), "code": 1, "monotonic": 1}
+    write_json(files.error(0), record)
+    gang = Gang(made, files)
+    gang.take({"event": "exit", "rank": 0, "code": 1, "signal": None, "at": 1.0, "asked": False})
+    ledger = Ledger()
+    ledger.attempt = 1
+    [shown, *_] = made.to_document()["ranks"]
+    for view in (gang.view(0), _rank_from_disk(shown, ledger, run)):
+        assert view is not None and view.error is not None
+        assert view.error["message"] == "[secret TOKEN]"
+        assert_absent(json.dumps(view.error), "view")
 
 
 def environments() -> Iterator[tuple[int, bytes]]:

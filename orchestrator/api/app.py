@@ -15,9 +15,10 @@ from starlette.types import ASGIApp
 from orchestrator import __version__
 from orchestrator.api.desk import Desk, caller
 from orchestrator.api.gate import Gate
-from orchestrator.api.operations import Operation, operations
-from orchestrator.api.problems import EXPECTED, MEDIA_TYPE, Refusal, refused, unexpected
+from orchestrator.api.operations import SERVER_SENT, Operation, operations
+from orchestrator.api.problems import EXPECTED, MEDIA_TYPE, refused, unexpected
 from orchestrator.api.schemas import ProblemDocument
+from orchestrator.api.shortcut import Shortcut, expect
 from orchestrator.service.tokens import Doorkeeper, Role
 
 _ABOUT = """Every request carries `Authorization: Bearer TOKEN`, this document's too. Errors are
@@ -50,7 +51,8 @@ def create_app(desk: Desk, doorkeeper: Doorkeeper) -> ASGIApp:
         app.add_exception_handler(kind, refused)
     app.add_exception_handler(Exception, unexpected)
     _complete_description(app, table)
-    return Gate(app, doorkeeper, desk.limits)
+    (submit,) = (operation for operation in table if operation.name == "submit")
+    return Gate(Shortcut(app, submit), doorkeeper, desk.limits)
 
 
 def _add(app: FastAPI, operation: Operation) -> None:
@@ -63,15 +65,8 @@ def _add(app: FastAPI, operation: Operation) -> None:
         status_code=operation.status,
         response_model=None,  # what handlers answer is encoded already
         responses=_responses(operation),
-        response_class=_Documented,
         openapi_extra={"x-muster-role": operation.role.value},
     )
-
-
-class _Documented(Response):
-    """Never made: says to the description that answers are JSON."""
-
-    media_type = "application/json"
 
 
 def _guarded(role: Role) -> type[APIRoute]:
@@ -82,11 +77,7 @@ def _guarded(role: Role) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                who = caller(request)
-                if not who.role.covers(role):
-                    raise Refusal(
-                        403, f"this needs the role {role.value}; {who.name} has {who.role.value}"
-                    )
+                expect(role, caller(request))
                 answer: Awaitable[Response] = handle(request)
                 return await answer
 
@@ -130,4 +121,14 @@ def _retype(responses: dict[str, Any], operation: Operation) -> None:
     for status, response in responses.items():
         media_type = MEDIA_TYPE if int(status) >= 400 else operation.stream
         if media_type:
-            response["content"] = {media_type: response["content"]["application/json"]}
+            (told,) = response["content"].values()
+            if media_type == SERVER_SENT:
+                told["schema"] = _server_sent(told["schema"])
+            response["content"] = {media_type: told}
+
+
+def _server_sent(schema: dict[str, Any]) -> dict[str, Any]:
+    """One event of a stream, as a client of such streams sees it."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    properties = {"id": {"type": "string"}, "data": data}
+    return {"type": "object", "required": ["id", "data"], "properties": properties}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,7 +28,6 @@ class Limits:
     waiting: int = 256
     body_bytes: int = 1 << 20
     body_seconds: float = 30.0
-    wait_seconds: float = 60.0
     keep_alive_comment: float = 15.0
 
 
@@ -58,11 +57,6 @@ class Desk:
         self.watchers = Watchers(head.news, self.limits.waiting)
         self._readers = ThreadPoolExecutor(8, "api-reader")
         self._tools = ThreadPoolExecutor(2, "api-tools")
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """The environment in which jobs are planned and devices are looked for."""
-        return self.head.environment
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call what reads the store or files, off the loop."""

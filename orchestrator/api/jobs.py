@@ -16,7 +16,7 @@ from orchestrator.api.desk import Desk, caller
 from orchestrator.api.encoding import Json
 from orchestrator.api.problems import Refusal
 from orchestrator.api.rows import SCHEMA, row, submitted
-from orchestrator.api.schemas import Fault, JobText
+from orchestrator.api.schemas import KEY, LONGEST_KEY, Fault, JobText
 from orchestrator.orders import OrderKind
 from orchestrator.service.tokens import Role, Token
 from orchestrator.spec import JobSpec
@@ -33,8 +33,8 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         min_length=1,
-        max_length=255,
-        pattern=r"^[\x20-\x7e]+$",
+        max_length=LONGEST_KEY,
+        pattern=KEY,
         description="the same key and body again are answered with the same job",
     ),
 ]

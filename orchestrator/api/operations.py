@@ -19,8 +19,9 @@ from orchestrator.api.watching import Watching
 from orchestrator.orders import OrderKind
 from orchestrator.service.tokens import Role
 
-COMMON = (400, 401, 403, 408, 413, 422, 500, 503)
+COMMON = (400, 401, 403, 408, 413, 422, 431, 500, 503)
 """What any operation may answer instead; RFC 9110 says what they mean."""
+SERVER_SENT = "text/event-stream"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def operations(desk: Desk) -> tuple[Operation, ...]:
     watch, log = Watching(desk), Logs(desk)
     read, submit, admin = Role.READ, Role.SUBMIT, Role.ADMIN
     all_, one = "/v1/jobs", "/v1/jobs/{job}"
-    sse, lines = "text/event-stream", logs.MEDIA_TYPE
+    lines = logs.MEDIA_TYPE
     return (
         Operation("health", read, "GET /v1/health", controller.health, answers.Health),
         Operation("jobs", read, f"GET {all_}", jobs.many, answers.Jobs),
@@ -83,7 +84,7 @@ def operations(desk: Desk) -> tuple[Operation, ...]:
             f"GET {one}/events/stream",
             watch.stream,
             answers.Event,
-            stream=sse,
+            stream=SERVER_SENT,
         ),
         Operation("logs", read, f"GET {one}/logs", log.logs, answers.LogLine, stream=lines),
         Operation(

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from cluster.device import DeviceKind
 from orchestrator.states import JobState
 
+KEY = r"^[\x20-\x7e]+$"
+LONGEST_KEY = 255
+"""What an idempotency key may be."""
+
 _Line = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 

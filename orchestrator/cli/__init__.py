@@ -97,6 +97,7 @@ def _later(name: str) -> click.Command:
 def main() -> None:
     """Run distributed MindSpore jobs, watch every rank, resume failed runs.
 
-    Start here: muster run jobs/rehearsal_8p_cpu.yaml
-    With a queue: muster up, then muster submit FILE
+    \b
+    Start here:    muster run jobs/rehearsal_8p_cpu.yaml
+    With a queue:  muster up, then muster submit FILE
     """

@@ -38,7 +38,7 @@ def to_order(text: str) -> RunDirectory | str:
     directory = run_directory(text)
     if directory is None:
         return the_id(text)
-    submitted = directory.root.parent == Home.of(os.environ).runs
+    submitted = directory.root.resolve().parent == Home.of(os.environ).runs.resolve()
     return directory.root.name if submitted else directory
 
 

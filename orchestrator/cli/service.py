@@ -146,12 +146,20 @@ def _command(options: Sequence[str]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with a way to this very package: the controller does not stand where we do."""
+    """Ours, so that it means the same to a process that does not stand where we do."""
+    from cluster.simulated.directory import VARIABLE
+
+    given = dict(os.environ)
+    for name in (HOME_VARIABLE, VARIABLE):
+        if given.get(name):
+            given[name] = os.path.abspath(os.path.expanduser(given[name]))
     package = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    found = sys.path[:1] in ([package], [""])  # as `python -m` has it, from where we stand
-    more = {"PYTHONPATH": os.pathsep.join([package, path] if path else [package])} if found else {}
-    return {**os.environ, **more}
+    places = [os.path.abspath(one) for one in given.get("PYTHONPATH", "").split(os.pathsep) if one]
+    if sys.path[:1] == [package]:  # found by `python -m` because we stand in it
+        places.insert(0, package)
+    if places:
+        given["PYTHONPATH"] = os.pathsep.join(places)
+    return given
 
 
 def _become(options: Sequence[str]) -> NoReturn:

@@ -35,7 +35,7 @@ class Quotas:
         self._first: dict[_Pot, str] = {}
         self._short: set[_Pot] = set()
         for one in running:
-            if one.kind is not None:
+            if one.queue in self._queues and one.kind is not None:
                 self._charge((one.queue, one.kind.value), len(one.assignments), one.ends(now))
 
     def most(self, job: Waiting) -> float:

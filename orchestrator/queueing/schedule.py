@@ -55,14 +55,10 @@ def schedule(
 ) -> Decisions:
     """Decide for every waiting job; the order of the arguments' members means nothing.
 
-    ValueError if two jobs have one id, or two nodes one name.
+    ValueError if a job would be started twice as two have one id, or two nodes one name.
     """
-    line = sorted(waiting, key=attrgetter("rank"))
-    jobs = sorted(running, key=attrgetter("job"))
-    if len({one.job for one in line} | {one.job for one in jobs}) < len(line) + len(jobs):
-        raise ValueError("two jobs have the same id, or one both waits and runs")
-    one_pass = _Pass(jobs, quotas, cluster, now)
-    one_pass.consider(line)
+    one_pass = _Pass(sorted(running, key=attrgetter("job")), quotas, cluster, now)
+    one_pass.consider(sorted(waiting, key=attrgetter("rank")))
     return one_pass.decisions()
 
 
@@ -116,6 +112,8 @@ class _Pass:
 
     def decisions(self) -> Decisions:
         """What was decided; reasons tell the state after all starts."""
+        if len({one.job for one in self._running}) < len(self._running):
+            raise ValueError("two jobs have the same id, or one both waits and runs")
         reasons = Reasons(self._whys)
         return Decisions(
             tuple(self._starts), tuple(self._preemptions), reasons, tuple(self._expired)

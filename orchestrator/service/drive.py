@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.allocate import Placement
@@ -32,6 +32,9 @@ from orchestrator.states import JobState
 from orchestrator.store import Store
 from orchestrator.store.values import JobRecord, Submission
 
+_REST = 5.0
+_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -45,6 +48,8 @@ class Surroundings:
     find_for: Callable[[str, JobSpec], Found]
     pace: Callable[[], float]
     ended: Callable[[Drive], None]
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_AT_ONCE))
+    """Where those wait that begin together: a thousand that pull at one interpreter get nowhere."""
 
 
 class Drive(threading.Thread):
@@ -102,8 +107,7 @@ class Drive(threading.Thread):
     @property
     def placement(self) -> Placement | None:
         """Where its ranks are or are to be."""
-        way = self.controller.way if self.controller else None
-        return way.gang.plan.placement if way else self._placement
+        return self.controller.placement if self.controller else self._placement
 
     @property
     def stopping(self) -> bool:
@@ -125,7 +129,7 @@ class Drive(threading.Thread):
         with self._lock:
             self._order = order
             if self.controller is not None:
-                self.controller.order = order
+                self.controller.give(order)
         if order.kind is OrderKind.DETACH:
             self._log.given_up.set()
 
@@ -155,35 +159,27 @@ class Drive(threading.Thread):
         return directory
 
     def _drive(self) -> Outcome:
-        ledger = fold(self._log.events())
-        adopts = ledger.state.holds_devices
-        run_id = ledger.run_id or ownership.new_run_id()
-        spool = self._spool(ledger, adopts=adopts)
-        ownership.own(spool, self._directory, run_id)
-        self._enter(ledger, run_id, spool, adopts=adopts)
-        with contextlib.suppress(OSError):
-            keep_reserve(self._directory.reserve)
-        node = LocalNode(
-            ray=self._around.ray_for(self.job),
-            run_id=run_id,
-            epoch=self._around.epoch,
-            directory=self._directory,
-            spool=spool,
-            environment=self._around.environment,
-            outlives=True,
-        )
-        node.pace = self._around.pace()
+        with self._around.gate:
+            ledger = fold(self._log.events())
+            adopts = ledger.state.holds_devices
+            node, spool = self._enter(ledger, adopts=adopts)
         outcome = Outcome.DETACHED
         try:
-            outcome = self._controller(node, spool, ledger, adopts=adopts).run()
+            with self._around.gate:
+                controller = self._controller(node, spool, ledger, adopts=adopts)
+            outcome = controller.run()
         finally:
-            if outcome is Outcome.DETACHED:
+            if outcome is Outcome.DETACHED and self._has_gang():
                 node.detach()
             else:
                 node.close()
                 self._log.events()  # orders came in from another thread: their place is mended
                 self._directory.live.unlink(missing_ok=True)
         return outcome
+
+    def _has_gang(self) -> bool:
+        """Whether there may be ranks, which then wait for the next controller."""
+        return self.controller is None or self.controller.ledger.state.holds_devices
 
     def _spool(self, ledger: Ledger, *, adopts: bool) -> Spool:
         """The spool of ranks that may live, or a new one."""
@@ -196,28 +192,44 @@ class Drive(threading.Thread):
         ownership.clear(ledger.run_id, spool)
         return Spool.create(SHARED_RAY)
 
-    def _enter(self, ledger: Ledger, run_id: str, spool: Spool, *, adopts: bool) -> None:
-        # First: what is named there can be found and taken away, whatever is killed next.
-        write_json(
-            self._directory.live,
-            {
-                **ownership.me(),
-                "spool": spool.to_document(),
-                "epoch": self._around.epoch,
-                "run_id": run_id,
-            },
+    def _enter(self, ledger: Ledger, *, adopts: bool) -> tuple[LocalNode, Spool]:
+        """Say who drives it now, and open the door for its supervisor."""
+        run_id = ledger.run_id or ownership.new_run_id()
+        spool = self._spool(ledger, adopts=adopts)
+        ownership.own(spool, self._directory, run_id)
+        self._record_entry(ledger, run_id, spool, adopts=adopts)
+        with contextlib.suppress(OSError):
+            keep_reserve(self._directory.reserve)
+        node = LocalNode(
+            ray=self._around.ray_for(self.job),
+            run_id=run_id,
+            epoch=self._around.epoch,
+            directory=self._directory,
+            spool=spool,
+            environment=self._around.environment,
+            outlives=True,
+            pace=self._around.pace,
         )
+        return node, spool
+
+    def _record_entry(self, ledger: Ledger, run_id: str, spool: Spool, *, adopts: bool) -> None:
         reason = f"controller epoch {self._around.epoch}"
-        self._log.append(
+        me = {
+            **ownership.me(),
+            "spool": spool.to_document(),
+            "epoch": self._around.epoch,
+            "run_id": run_id,
+        }
+        # First: what is named there can be found and taken away, whatever is killed next.
+        write_json(self._directory.live, me, durable=False)
+        entry = self._log.append(
             "controller",
             f"adopted by {reason}" if adopts else f"being started by {reason}",
             attempt=ledger.attempt,
             state=None if adopts else JobState.QUEUED,
-            run_id=run_id,
-            epoch=self._around.epoch,
-            spool=spool.to_document(),
-            **ownership.me(),
+            **me,
         )
+        ledger.apply(entry)
 
     def _controller(
         self, node: LocalNode, spool: Spool, ledger: Ledger, *, adopts: bool
@@ -236,6 +248,8 @@ class Drive(threading.Thread):
             placement=self._placement,
             job=self.job,
             queued=True,
+            rest=_REST,
+            known=ledger,
         )
         with self._lock:
             self.controller = controller

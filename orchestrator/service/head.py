@@ -102,6 +102,7 @@ class Head:
         self._stock = Stock(environment)
         self._lock = threading.Lock()
         self._drives: dict[str, Drive] = {}
+        self._to_adopt = 0
         self._queue = Queue(store, self.epoch, self._stock, self._queues.quotas, self)
         self._around = Surroundings(
             store=store,
@@ -145,7 +146,7 @@ class Head:
 
     def spec(self, job: str) -> JobSpec:
         """What was submitted, as it was understood. Raises NoSuchJob."""
-        return from_document(self.store.job_file(job).spec)
+        return from_document(self.store.job_file(job).spec, surroundings=False)
 
     def directory(self, job: str) -> RunDirectory:
         """Where the job's logs and checkpoints are; absent before its first start."""
@@ -248,7 +249,7 @@ class Head:
         controller = drive.controller if drive else None
         if controller is None or not record.state.holds_devices:
             raise Refused(f"{job} is {record.state.value}: only a running job can be broken")
-        controller.faults.append(parsed)
+        controller.add_fault(parsed)
 
     # -- driving ----------------------------------------------------------------------------
 
@@ -258,8 +259,10 @@ class Head:
             resources, simulated = self._stock.offered()
             self._ray.start(resources, simulated=simulated)
         page = self.store.jobs(Filter(states=_HOLDING), Page(limit=_LARGEST_PAGE))
+        self._to_adopt = len(page.jobs)
         for record in page.jobs:
             self.drive(record, None)
+        self._to_adopt = 0
         holding = {record.job for record in page.jobs}
         remains.clear(self.runs, lambda job: job in holding, self._settle)
         self._queue.start()
@@ -277,7 +280,7 @@ class Head:
         """Start to drive a job, on this placement or on what it has already."""
         file = self.store.job_file(record.job)
         try:
-            spec = from_document(file.spec)
+            spec = from_document(file.spec, surroundings=False)
         except JobFileError as error:
             return self._fail(record, f"the job cannot be read as it was submitted: {error}")
         drive = Drive(record, spec, file.text, self._around, placement)
@@ -335,7 +338,8 @@ class Head:
         return self._stock.beside(spec.resources.device, others)
 
     def _pace(self) -> float:
-        return len(self._drives) / _LOOKS_PER_SECOND
+        """Seconds between two looks of a supervisor; the more there are, the longer."""
+        return max(len(self._drives), self._to_adopt) / _LOOKS_PER_SECOND
 
     # -- ending -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from orchestrator.store.values import JobRecord, happened
 
 _PERIOD = 5.0
 _REST = 4.0  # a pass may take a fifth of the time, whatever it costs
+_UNKNOWN_PERIOD = 0.1
 _BACKOFF = (5.0, 300.0)
 
 log = logging.getLogger("muster.queue")
@@ -73,6 +75,8 @@ class Queue:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._seconds = 0.0
+        self._due = math.inf
+        """When the next wait is over (Unix seconds)."""
         self._trouble = ""
 
     # -- from other threads -----------------------------------------------------------------
@@ -148,13 +152,19 @@ class Queue:
                 log.exception("a pass of the queue failed")
             self._seconds = time.monotonic() - began
             self._stopped.wait(self._seconds * _REST)
-            self._wake.wait(_PERIOD)
+            self._wake.wait(max(0.0, min(_PERIOD, self._due - time.time())))
             self._wake.clear()
 
     def _pass(self) -> None:
         self._adopt_again()
+        if any(one.placement is None for one in self._yard.drives):
+            # What an adopted job holds is not known yet: nothing may be given away.
+            self._due = time.time() + _UNKNOWN_PERIOD
+            return
         records = {record.job: record for record in self._store.waiting() if self._free(record)}
         waiting = self._line.waiting(records.values())
+        ends = (one.since + one.wait_limit for one in waiting if one.wait_limit is not None)
+        self._due = min(ends, default=math.inf)
         running = self.running()
         cluster = self._stock.cluster({record.device for record in records.values()})
         decisions = schedule(waiting, running, self._quotas, cluster, time.time())

@@ -10,6 +10,7 @@ from tests.benchmarks import (
     decode_nms,
     exact_resume,
     heartbeat,
+    heartbeats,
     input_pipeline,
     placements,
     rank_tables,
@@ -17,6 +18,7 @@ from tests.benchmarks import (
     schedules,
     start_full,
     step_bind,
+    submits,
     training_step,
 )
 from tests.benchmarks.bench import Bench
@@ -40,7 +42,9 @@ GROUPS: tuple[Group, ...] = (
     Group(input_pipeline.NAMES, input_pipeline.measure),
     Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
+    Group(heartbeats.NAMES, heartbeats.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
+    Group(submits.NAMES, submits.measure),
     Group(start_full.NAMES, start_full.measure),
     Group(step_bind.NAMES, step_bind.measure),
     Group(training_step.TORCH_NAMES, training_step.measure_vs_torch),
@@ -51,8 +55,6 @@ GROUPS: tuple[Group, ...] = (
 PLANNED = (
     "recovery_vs_ray_train",
     "snapshot",
-    "submit_rate",
-    "heartbeats_10k",
 )
 """Names that are taken; these benchmarks do not exist yet."""
 

@@ -1,4 +1,4 @@
-"""The bell: all ranks stop after the same step, whenever it rings."""
+"""The request to stop: all ranks stop after the same step, whenever it rings."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import bell
+from orchestrator import stop_request
 
 
-def listeners(path: Path, ranks: int) -> list[bell.Listener]:
+def listeners(path: Path, ranks: int) -> list[stop_request.Listener]:
     """An ear for every rank."""
-    return [bell.Listener(path, answers=rank == 0) for rank in range(ranks)]
+    return [stop_request.Listener(path, answers=rank == 0) for rank in range(ranks)]
 
 
-def test_a_silent_bell_stops_nobody(tmp_path: Path) -> None:
-    """Before it rings, and without a bell or outside muster, every step goes on."""
-    path = tmp_path / "001.bell"
-    bell.hang(path)
+def test_without_a_request_nobody_stops(tmp_path: Path) -> None:
+    """Before anybody asks, and without a record or outside muster, every step goes on."""
+    path = tmp_path / "001.stop"
+    stop_request.place(path)
     for ear in (*listeners(path, 2), *listeners(tmp_path / "none", 1)):
         assert not any(ear.stops_after(step) for step in range(1, 50))
-    assert not bell.Listener(None, answers=True).stops_after(1)
+    assert not stop_request.Listener(None, answers=True).stops_after(1)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_all_ranks_stop_after_the_same_step(tmp_path: Path, seed: int) -> None:
-    """Ranks that wait for each other in every step leave together, at any moment of the ring."""
-    path, ranks, steps = tmp_path / "001.bell", 4, 400
-    bell.hang(path)
+    """Ranks that wait for each other in every step leave together, whenever they are asked."""
+    path, ranks, steps = tmp_path / "001.stop", 4, 400
+    stop_request.place(path)
     chance = random.Random(seed)
     at = chance.randrange(1, 300)
     step_done = threading.Barrier(ranks)
     left: dict[int, int] = {}
 
     def train(rank: int) -> None:
-        ear = bell.Listener(path, answers=rank == 0)
+        ear = stop_request.Listener(path, answers=rank == 0)
         for step in range(1, steps):
             step_done.wait(10)  # as an all-reduce: nobody finishes a step before all have begun it
             if rank == 1 and step == at:
-                bell.ring(path)
+                stop_request.ask(path)
             if ear.stops_after(step):
                 left[rank] = step
                 return
@@ -56,11 +56,11 @@ def test_all_ranks_stop_after_the_same_step(tmp_path: Path, seed: int) -> None:
 
 
 def test_only_rank_0_names_the_step(tmp_path: Path) -> None:
-    """Another rank that hears the ring first goes on until rank 0 has spoken."""
-    path = tmp_path / "001.bell"
-    bell.hang(path)
+    """Another rank that sees the request first goes on until rank 0 has spoken."""
+    path = tmp_path / "001.stop"
+    stop_request.place(path)
     first, second = listeners(path, 2)
-    bell.ring(path)
+    stop_request.ask(path)
     assert not second.stops_after(7)
     assert not first.stops_after(7)
     assert not second.stops_after(8)
