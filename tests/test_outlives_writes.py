@@ -61,9 +61,7 @@ def wrong(head: Driver, job: str) -> list[str]:
 def every_write(tmp_path: Path, points: list[tuple[int, str]]) -> None:
     """Four at a time: most of it is waiting."""
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(
-            lambda point: outlive(tmp_path / f"{point[0]}-{point[1]}", *point), points
-        )
+        found = pool.map(lambda point: outlive(tmp_path / f"{point[0]}-{point[1]}", *point), points)
     told = [f"killed {when} commit {n}: " + "\n".join(all_of_it)
             for (n, when), all_of_it in zip(points, found, strict=True) if all_of_it]  # fmt: skip
     assert not told, "\n".join(told)
