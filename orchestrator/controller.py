@@ -210,10 +210,7 @@ class Controller:
             self._judge.reopen()
             return self._without_gang(way)
         if way is None or self._never_started():
-            reason = f"attempt {self.ledger.attempt} had not been started yet"
-            self._recorder.record("interrupted", reason, state=JobState.STOPPING)
-            self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
-            self._recorder.record("next", reason, state=JobState.RECOVERING)
+            self._skip_attempt()
             return self._without_gang(way)
         plan = way.gang.plan
         self._devices.hold(plan.placement, plan.simulated)
@@ -224,6 +221,15 @@ class Controller:
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
         return way, adoption.suspect_of(self.ledger)
+
+    def _skip_attempt(self) -> None:
+        """Go on to the next attempt; what an earlier controller recorded of it is not repeated."""
+        reason = f"attempt {self.ledger.attempt} had not been started yet"
+        if self.ledger.state is not JobState.STOPPING:
+            self._recorder.record("interrupted", reason, state=JobState.STOPPING)
+        if self.ledger.ended_attempt != self.ledger.attempt:
+            self._recorder.record("attempt_ended", seconds=0.0, steps=0, last_step=0)
+        self._recorder.record("next", reason, state=JobState.RECOVERING)
 
     def _never_started(self) -> bool:
         return self.node.supervised and self.node.started_attempt < self.ledger.attempt

@@ -32,7 +32,9 @@ class CheckpointKeeper:
         self._vault = Vault(directory, keep=keep)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._tending: Future[Tended] | None = None
-        self._noted: set[str] = set()
+        # What an earlier controller has recorded is no news.
+        known = recorder.ledger.checkpoints
+        self._noted = {path for path, one in known.items() if one["verified"]}
 
     @property
     def idle(self) -> bool:

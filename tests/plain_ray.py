@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.allocate import Placement
 from cluster.detach import detach
-from cluster.ray_client import Event, Failed, ProcessId, Ready, Reserved, Start, Unreserved
+from cluster.ray_client import Event, Failed, ProcessId, Ready, Reserved, Start
 from orchestrator.job_ray import JobRay
 from orchestrator.service.mailbox import Mailbox
 
@@ -57,12 +57,8 @@ class PlainLine:
         else:
             self._mail.put(Ready(self._job, "here", "", "", process, {}, serial))
 
-    def reserve(self, placement: Placement, serial: int, *, simulated: bool) -> None:
-        held = bool(placement.assignments)
-        if held:
-            self._mail.put(Reserved(self._job, 0.0, serial))
-        else:
-            self._mail.put(Unreserved(self._job, "nothing", serial))
+    def reserve(self, _: Placement, serial: int, *, simulated: bool) -> None:
+        self._mail.put(Reserved(self._job, 0.0, serial))
 
     def raylets(self) -> tuple[int, ...]:
         return ()

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,16 @@ def service(root: Path, *, plain: bool = False) -> Iterator[Service]:
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.services_driver"])
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Have the process that drivers are forked from end with the block."""
+    try:
+        yield
+    finally:
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 class Driver(Place):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.device import DeviceKind
@@ -100,6 +100,7 @@ def test_a_file_that_cannot_be_read_is_no_missing_file(tmp_path: Path) -> None:
             load(path)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: raw.decode("latin-1")))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Never anything else than queues or a list of mistakes."""

@@ -105,6 +105,15 @@ def test_nobody_is_stopped_twice_nor_for_a_job_that_a_stop_serves() -> None:
     assert set(decisions.reasons) == {"high", "low"}
 
 
+def test_what_a_stop_frees_is_promised_once() -> None:
+    """The first has the devices of the job that is stopping; for the second another is stopped."""
+    old = runs(EIGHT, job("r1", 4, priority=30), job("r2", 4, priority=30))
+    line = [job("w1", 4, priority=70), job("w2", 4, priority=70, at=1)]
+    decisions = schedule(line, [replace(old[0], stopping=True), old[1]], [], EIGHT, NOW)
+    assert [(one.job, one.needed_by) for one in decisions.preemptions] == [("r2", "w2")]
+    assert decisions.reasons["w1"] == "waits for the stop of job r1"
+
+
 def test_equal_priority_and_what_may_not_be_stopped_stay() -> None:
     """Only strictly lower and preemptible jobs are stopped."""
     before = runs(EIGHT, job("r", 8))
