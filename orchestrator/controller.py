@@ -106,7 +106,7 @@ class Controller:
     adopts: bool = False
     ends_at: float | None = None
     placement: Placement | None = None
-    """Where a queue has put the run; None: the controller looks for itself."""
+    """Where the run is, or where a queue has put it; None: the controller looks for itself."""
     job: str = ""
     """The id of a submitted job; empty: its name."""
     queued: bool = False
@@ -200,9 +200,12 @@ class Controller:
         Returns the attempt under way, if there is one, and what it is failing of, if it is.
         """
         self.way = way = adoption.restored(self.ledger, self.directory)
+        self.placement = way.gang.plan.placement if way else Placement(())
         if adoption.lives(self.ledger.supervisor):
             self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
             self._await_first_look(way)
+        if not self.node.supervised:
+            adoption.kill(self.ledger.supervisor)  # it does not dial: nobody can command it
         if self.ledger.order is not None:
             raise Interrupted(self.ledger.order)
         if self.ledger.state is JobState.RECOVERING:
@@ -217,7 +220,6 @@ class Controller:
         self.node.hold(plan.placement, simulated=bool(plan.simulated))
         self._judge.reopen()
         if not self.node.supervised:
-            adoption.kill(self.ledger.supervisor)
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
         return way, adoption.suspect_of(self.ledger)
@@ -244,11 +246,8 @@ class Controller:
 
     def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
         """See that nothing is left of an attempt before another one begins."""
-        if self.node.supervised:
-            if way is not None:
-                self._stop(way, grace=0.0)
-        else:
-            adoption.kill(self.ledger.supervisor)
+        if way is not None and self.node.supervised:
+            self._stop(way, grace=0.0)
         self.way = None
         return None, None
 
@@ -280,6 +279,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
+        self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
         allocated_at = time.monotonic()

@@ -53,9 +53,12 @@ class Conflict:
 Check: TypeAlias = Callable[[Draft], Iterator[Conflict]]
 
 
-def check(draft: Draft, report: Report) -> None:
-    """Report every combination of `CHECKS` that the draft breaks."""
-    for rule in CHECKS:
+def check(draft: Draft, report: Report, *, surroundings: bool = True) -> None:
+    """Report every combination of `CHECKS` that the draft breaks.
+
+    Without `surroundings` nothing is looked for on disk.
+    """
+    for rule in (*CHECKS, *SURROUNDINGS) if surroundings else CHECKS:
         for conflict in rule(draft):
             place = _nearest_place(conflict.path, draft.places)
             report.add(place, conflict.path, conflict.found, conflict.allowed, conflict.hint)
@@ -175,6 +178,5 @@ CHECKS: tuple[Check, ...] = (
     _backoff_grows,
     _secrets_apart,
     _rules_match_something,
-    _workdir_is_there,
-    _secrets_are_safe,
 )
+SURROUNDINGS: tuple[Check, ...] = (_workdir_is_there, _secrets_are_safe)

@@ -48,14 +48,19 @@ def loads(
     return _load(text, file, overrides, cwd)
 
 
-def from_document(document: Mapping[str, Any], *, file: str = "<document>") -> JobSpec:
-    """The job that `spec.to_document` wrote down, checked once more. Raises JobFileError."""
+def from_document(
+    document: Mapping[str, Any], *, file: str = "<document>", surroundings: bool = True
+) -> JobSpec:
+    """The job that `spec.to_document` wrote down, checked once more. Raises JobFileError.
+
+    `surroundings`: what it names on disk must be there still; a job that runs is known anyway.
+    """
     report = Report(HOMES)
     fields = dict(document) if isinstance(document, Mapping) else document
     given = fields.pop("given", []) if isinstance(fields, dict) else []
     if not isinstance(given, list) or not all(isinstance(path, str) for path in given):
         report.add(NOWHERE, "given", "something else", "a list of the fields that were given")
-    spec = _spec(nodes_of(fields, report), (), report, file, None)
+    spec = _spec(nodes_of(fields, report), (), report, file, None, surroundings=surroundings)
     return replace(spec, given=frozenset(given))
 
 
@@ -72,6 +77,8 @@ def _spec(
     report: Report,
     file: str,
     cwd: str | os.PathLike[str] | None,
+    *,
+    surroundings: bool = True,
 ) -> JobSpec:
     root = _root(node, overrides, report)
     if root is None:
@@ -79,7 +86,7 @@ def _spec(
     report.places[""] = root.place
     values = JOB.read(root, "", report)
     draft = Draft(values, report.places, Path.cwd() if cwd is None else Path(cwd).absolute())
-    check(draft, report)
+    check(draft, report, surroundings=surroundings)
     if report:
         raise report.error(file)
     return build(draft)

@@ -107,8 +107,7 @@ class Drive(threading.Thread):
     @property
     def placement(self) -> Placement | None:
         """Where its ranks are or are to be."""
-        way = self.controller.way if self.controller else None
-        return way.gang.plan.placement if way else self._placement
+        return self.controller.placement if self.controller else self._placement
 
     @property
     def stopping(self) -> bool:

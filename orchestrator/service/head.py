@@ -146,7 +146,7 @@ class Head:
 
     def spec(self, job: str) -> JobSpec:
         """What was submitted, as it was understood. Raises NoSuchJob."""
-        return from_document(self.store.job_file(job).spec)
+        return from_document(self.store.job_file(job).spec, surroundings=False)
 
     def directory(self, job: str) -> RunDirectory:
         """Where the job's logs and checkpoints are; absent before its first start."""
@@ -279,7 +279,7 @@ class Head:
         """Start to drive a job, on this placement or on what it has already."""
         file = self.store.job_file(record.job)
         try:
-            spec = from_document(file.spec)
+            spec = from_document(file.spec, surroundings=False)
         except JobFileError as error:
             return self._fail(record, f"the job cannot be read as it was submitted: {error}")
         drive = Drive(record, spec, file.text, self._around, placement)

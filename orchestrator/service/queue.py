@@ -25,6 +25,7 @@ from orchestrator.store.values import JobRecord, happened
 
 _PERIOD = 5.0
 _REST = 4.0  # a pass may take a fifth of the time, whatever it costs
+_UNKNOWN_PERIOD = 0.1
 _BACKOFF = (5.0, 300.0)
 
 log = logging.getLogger("muster.queue")
@@ -156,6 +157,10 @@ class Queue:
 
     def _pass(self) -> None:
         self._adopt_again()
+        if any(one.placement is None for one in self._yard.drives):
+            # What an adopted job holds is not known yet: nothing may be given away.
+            self._due = time.time() + _UNKNOWN_PERIOD
+            return
         records = {record.job: record for record in self._store.waiting() if self._free(record)}
         waiting = self._line.waiting(records.values())
         ends = (one.since + one.wait_limit for one in waiting if one.wait_limit is not None)
