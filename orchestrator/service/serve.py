@@ -42,6 +42,9 @@ _LAST_ANSWERS = 5.0
 """Seconds that requests under way have to end when the server stops."""
 _KEEP_ALIVE = 75
 _DRAIN_LOOK = 0.5
+_SWITCH_SECONDS = 0.05
+"""Every thread that waits for the interpreter wakes up once in this time. When a thousand drives
+have something to do at once, as after a standstill, Python's 5 ms has them do nothing else."""
 
 
 class CannotStart(RuntimeError):
@@ -97,6 +100,7 @@ class _Process:
             warnings = self._surroundings()
             Tokens(self._home).begin()
             _raise_descriptors()
+            sys.setswitchinterval(_SWITCH_SECONDS)
             with listening(self._options.host, self._options.port) as listener:
                 ray = SharedRay(self._home.root, self._home.ray_log, address=self._options.ray)
                 head = self._head_class(

@@ -4,7 +4,9 @@ The controller is a real process with its API and its Ray. It finds the jobs in 
 them, and is looked at from outside while a simulator speaks for all supervisors. The figures:
 `heartbeats_10k`, CPU seconds a second of the controller, all threads; `heartbeats_10k_age`, how
 old the heartbeats are that its API shows; `heartbeats_10k_adoption`, from the start of its process
-until the last job is adopted. There is no peer: none keeps a watch of this kind on ranks.
+until the last job is adopted; `heartbeats_10k_standstill`, from the end of a standstill of 3 s
+until no heartbeat is older than 2 s again. There is no peer: none keeps a watch of this kind on
+ranks.
 """
 
 from __future__ import annotations
@@ -25,15 +27,24 @@ from urllib.parse import urlsplit
 import psutil
 
 from orchestrator.layout import Home, read_json
-from tests.benchmarks.bench import SCRIPTS, Bench, BenchmarkError, end, tail
+from tests.benchmarks.bench import SCRIPTS, Argv, Bench, BenchmarkError, end, tail
 from tests.benchmarks.figures import Measurement, PeakMemory, Summary
 
-NAMES = ("heartbeats_10k", "heartbeats_10k_age", "heartbeats_10k_adoption")
+NAMES = (
+    "heartbeats_10k",
+    "heartbeats_10k_age",
+    "heartbeats_10k_adoption",
+    "heartbeats_10k_standstill",
+)
 
 JOBS = 1250
 SECONDS = 30
 SETTLE = 5.0
+STANDSTILL = 3.0
+FRESH = 2.0
 _EVERY = 0.1
+_SAMPLE = 25
+_ANSWER = 60.0
 _PREPARE = 300.0
 _ADOPT = 120.0
 
@@ -49,6 +60,7 @@ class Watched:
     answers: list[float]
     memory_gb: float
     descriptors: int
+    standstill: float
     simulator_cores: float
     looks_per_second: float
 
@@ -58,7 +70,7 @@ def measure(bench: Bench, wanted: frozenset[str]) -> dict[str, Measurement]:
     home = bench.folder("home")
     with_home = bench.environment(MUSTER_HOME=str(home))
     log = bench.directory / "supervisors"
-    script = [sys.executable, SCRIPTS / "supervisors.py", str(JOBS)]
+    script: Argv = [sys.executable, SCRIPTS / "supervisors.py", str(JOBS)]
     simulator = bench.start(script, log, env=with_home)
     try:
         with bench.progress.doing(f"making {JOBS} running jobs"):
@@ -74,6 +86,7 @@ def measure(bench: Bench, wanted: frozenset[str]) -> dict[str, Measurement]:
         NAMES[0]: Measurement("cores", Summary.of(seen.cores), memory=memory),
         NAMES[1]: Measurement("s", Summary.of(seen.ages)),
         NAMES[2]: Measurement("s", Summary.of([adoption])),
+        NAMES[3]: Measurement("s", Summary.of([seen.standstill])),
     }
     return {name: found[name] for name in NAMES if name in wanted}
 
@@ -156,9 +169,26 @@ def watch(bench: Bench, controller: subprocess.Popen[bytes], api: Api, simulator
         answers,
         max(sizes),
         process.num_fds(),
+        stand_still(bench, process, api, draw.sample(jobs, min(len(jobs), _SAMPLE))),
         (last["cpu"] - first["cpu"]) / seconds,
         (last["looks"] - first["looks"]) / seconds,
     )
+
+
+def stand_still(bench: Bench, process: psutil.Process, api: Api, jobs: list[str]) -> float:
+    """Stop a controller for a while; seconds that it needs to know all of these jobs again."""
+    process.suspend()
+    try:
+        time.sleep(STANDSTILL)
+    finally:
+        process.resume()
+    resumed = time.monotonic()
+    bench.until(
+        lambda: all(age(api.get(f"/v1/jobs/{job}/status")) < FRESH for job in jobs),
+        _ANSWER,
+        "fresh heartbeats after a standstill",
+    )
+    return time.monotonic() - resumed
 
 
 def cpu_seconds(process: psutil.Process) -> float:
@@ -181,13 +211,18 @@ class Api:
     def __init__(self, home: Home) -> None:
         address = urlsplit((read_json(home.address) or {})["url"])
         self._headers = {"Authorization": f"Bearer {home.token.read_text().strip()}"}
-        self._connection = http.client.HTTPConnection(str(address.hostname), address.port or 80)
+        self._connection = http.client.HTTPConnection(
+            str(address.hostname), address.port or 80, timeout=_ANSWER
+        )
 
     def get(self, path: str) -> Document:
         """An answer; BenchmarkError if it is no good one."""
-        self._connection.request("GET", path, headers=self._headers)
-        answer = self._connection.getresponse()
-        body = answer.read()
+        try:
+            self._connection.request("GET", path, headers=self._headers)
+            answer = self._connection.getresponse()
+            body = answer.read()
+        except OSError as error:
+            raise BenchmarkError(f"GET {path}: {error}") from error
         if answer.status != 200:
             raise BenchmarkError(f"GET {path}: {answer.status} {body[:300]!r}")
         document: Document = json.loads(body)

@@ -51,10 +51,14 @@ class Running:
     ranks: int
 
 
-def prepare(environment: Mapping[str, str], count: int, who: dict[str, Any]) -> list[Running]:
+def prepare(
+    environment: Mapping[str, str], count: int, who: dict[str, Any], *overrides: str
+) -> list[Running]:
     """That many running jobs, each on a node of its own; `who` is every process of theirs."""
     with Store.open(store_file(environment)) as store:
-        made = partial(_make, store, store.begin_epoch(), loads(TEXT), Home.of(environment), who)
+        made = partial(
+            _make, store, store.begin_epoch(), loads(TEXT, overrides), Home.of(environment), who
+        )
         with ThreadPoolExecutor(_THREADS) as workers:
             return list(workers.map(made, range(count)))
 
