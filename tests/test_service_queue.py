@@ -61,7 +61,7 @@ def test_a_job_that_may_not_be_preempted_again_is_left_alone(head: Service, tmp_
     low = head.submit(worker_file(tmp_path, "low", **LONG), "restart.budgets.preemption=0")
     head.await_step(low, 5)
     high = head.submit(worker_file(tmp_path, "high", **SHORT), "queue.priority=90")
-    poll(lambda: "CPU" in reason(head, high), what="a reason that names what is missing")
+    poll(lambda: "CPU" in reason(head, high), 30, "a reason that names what is missing")
     assert head.state(low) == "RUNNING"
     with head.client() as client:
         assert client.job(high)["position"] == 1
@@ -89,7 +89,7 @@ def test_what_follows_a_success(head: Service, tmp_path: Path) -> None:
     tell = ["/bin/sh", "-c", "echo $MUSTER_RESUME_FROM"]
     first = head.submit(worker_file(tmp_path, "first", **SHORT, then={"command": tell}))
     head.await_state(first, "SUCCEEDED")
-    poll(lambda: set(head.jobs().values()) == {"SUCCEEDED"} and len(head.jobs()) == 2)
+    poll(lambda: list(head.jobs().values()) == ["SUCCEEDED"] * 2, 60, "the follow-up")
     [second] = set(head.jobs()) - {first}
     assert second.startswith("first-then-")
     log = head.run(second).attempt(1).log(0).read_text()
@@ -109,11 +109,13 @@ def test_queues_and_their_quotas(tmp_path: Path) -> None:
         unknown = head.muster("submit", file, "--set", "queue.name=nigth")
         assert unknown.code == 2
         assert "night" in unknown.err
-        too_high = head.muster("submit", file, "--set", "queue={name: night, priority: 50}")
+        too_high = head.muster(
+            "submit", file, "--set", "queue.name=night", "--set", "queue.priority=50"
+        )
         assert too_high.code == 2
         assert "priority_max" in too_high.err
         waiting = head.submit(file, "queue.name=small")
-        poll(lambda: "quota of 1" in reason(head, waiting), what="the quota as the reason")
+        poll(lambda: "quota of queue small is 1" in reason(head, waiting), 30, "the quota")
         other = head.submit(file)
         head.await_state(other, "SUCCEEDED")
         assert head.state(waiting) == "QUEUED"
