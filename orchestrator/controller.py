@@ -22,6 +22,7 @@ from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
 from orchestrator.devices import Allocation, Devices
+from orchestrator.ending import TERM_GRACE, Ending
 from orchestrator.found import Found
 from orchestrator.gang import Gang
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
@@ -34,18 +35,14 @@ from orchestrator.link import Message
 from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
-from orchestrator.rank import EXIT_DONE, EXIT_RETRY
 from orchestrator.recorder import Log, Recorder, Viewer
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
 from orchestrator.status import RunView, places, view_from_disk
 
 _TICK = 0.1
-_STOP_TIMEOUT = 30.0
 _SUPERVISOR_TIMEOUT = 60.0
 _ADOPTION_TIMEOUT = 5.0
-_TERM_GRACE = 10.0
-_ORDERLY = frozenset({EXIT_DONE, EXIT_RETRY})
 
 _HAS_GANG = frozenset({JobState.STARTING, JobState.RUNNING, JobState.UNKNOWN, JobState.STOPPING})
 
@@ -126,6 +123,7 @@ class Controller:
         )
         self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
+        self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
@@ -247,7 +245,7 @@ class Controller:
     def _without_gang(self, way: UnderWay | None) -> tuple[None, None]:
         """See that nothing is left of an attempt before another one begins."""
         if way is not None and self.node.supervised:
-            self._stop(way, grace=0.0)
+            self._ending.stop(way)
         self.way = None
         return None, None
 
@@ -371,15 +369,19 @@ class Controller:
 
     def _pump(self, timeout: float) -> None:
         """Take what has arrived within `timeout` seconds, and let others look."""
-        for message in self.node.poll(timeout):
-            self._take(message)
-        self._look()
+        self._hear(timeout)
         if self.order is not None:
             order, self.order = self.order, None
             raise Interrupted(order)
         if self.ends_at is not None and time.monotonic() >= self.ends_at:
             self.ends_at = None
             raise Interrupted(Order(OrderKind.OVERRUN, "limits.run is over"))
+
+    def _hear(self, timeout: float) -> None:
+        """The same without obeying anybody: a gang is being ended already."""
+        for message in self.node.poll(timeout):
+            self._take(message)
+        self._look()
 
     def _take(self, message: Message) -> None:
         kind = message["event"]
@@ -478,8 +480,8 @@ class Controller:
                 at=suspect.at,
                 stepped_before=self.ledger.best_step > 0,
             )
-        self._stop(way, grace=0.0)
-        self._end_attempt(way)
+        self._ending.stop(way)
+        self._ending.record(way)
         decision = self._judge.judge(
             way,
             suspect,
@@ -503,41 +505,6 @@ class Controller:
         )
         return Outcome.FAILED
 
-    def _stop(self, way: UnderWay, *, grace: float) -> None:
-        """End the gang and wait until every process of it is gone."""
-        way.gang.stopped_at = None
-        if self.node.supervised:
-            self.node.stop(self.ledger.attempt, grace)
-            deadline = time.monotonic() + grace + _STOP_TIMEOUT
-            while way.gang.stopped_at is None and self.node.supervised:
-                for message in self.node.poll(_TICK):
-                    self._take(message)
-                self._look()
-                if time.monotonic() > deadline:
-                    # Its ranks die with it; its successor clears what escaped.
-                    self.node.kill_supervisor()
-        if way.gang.stopped_at is None:
-            way.gang.stopped_at = time.monotonic()
-        self.node.release_port()
-        if way.gang.stuck:
-            self._recorder.record("note", "processes that do not die", stuck=way.gang.stuck)
-
-    def _end_attempt(self, way: UnderWay) -> None:
-        """Record what the attempt was worth, once."""
-        if self.ledger.ended_attempt == self.ledger.attempt:
-            return
-        seconds, steps = way.gang.training_seconds()
-        # Evidence only: a full disk must not turn one failure into another.
-        with contextlib.suppress(OSError):
-            write_json(self.directory.attempt(self.ledger.attempt).beats, way.gang.last_beats())
-        self._recorder.record(
-            "attempt_ended",
-            seconds=seconds,
-            steps=steps,
-            last_step=max(0, way.gang.last_step),
-            ends=way.gang.ends(),
-        )
-
     def _wait(self, delay: float) -> None:
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0:
@@ -545,8 +512,8 @@ class Controller:
 
     def _succeed(self, way: UnderWay) -> Outcome:
         self._keeper.settle()
-        self._stop(way, grace=0.0)
-        self._end_attempt(way)
+        self._ending.stop(way)
+        self._ending.record(way)
         if not way.running:
             self._recorder.record("running", "every rank has a process", state=JobState.RUNNING)
         self._recorder.record("succeeded", "every rank is done", state=JobState.SUCCEEDED)
@@ -568,31 +535,12 @@ class Controller:
                     preempts=order.preempts,
                 )
             if halt.saves:
-                self._let_save(self.way, halt.saves)
-            self._stop(self.way, grace=_TERM_GRACE)
-            self._end_attempt(self.way)
+                self._ending.let_save(self.way, halt.saves)
+            self._ending.stop(self.way, grace=TERM_GRACE)
+            self._ending.record(self.way)
             self._keeper.settle()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         return _OUTCOMES[halt.state]
-
-    def _let_save(self, way: UnderWay, patience: float) -> None:
-        """Have the ranks write a checkpoint and leave, if they all can; not for ever."""
-        views = way.gang.views
-        if not all(view.beat is not None and view.beat.stops for view in views):
-            return
-        try:
-            stop_request.ask(self.spool.stop_request(self.ledger.attempt))
-        except OSError as error:
-            self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
-            return
-        deadline = time.monotonic() + patience
-        while self.node.supervised and time.monotonic() < deadline:
-            exits = [view.exit for view in way.gang.views]
-            if all(exits) or any(one and one.code not in _ORDERLY for one in exits):
-                return
-            for message in self.node.poll(_TICK):
-                self._take(message)
-            self._look()
 
     def _return(self, reason: str) -> Outcome:
         """Go back into the queue, before those that were never started."""
