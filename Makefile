@@ -51,10 +51,10 @@ lint: $(STAMPS)/installed ## code rules, formatting and types
 bench: setup $(STAMPS)/bench ## all benchmarks beside their peers, or ONLY=name; writes bench.json
 	$(PY) -m tests.benchmarks $(if $(ONLY),--only $(call quoted,$(ONLY)))
 
-soak: setup ## the tests that break real runs, ROUNDS times over
+soak: setup ## the tests that break real runs, ROUNDS times over, and those that take long
 	@round=1; while [ $$round -le $(call quoted,$(ROUNDS)) ]; do \
 	    echo "round $$round of "$(call quoted,$(ROUNDS)); \
-	    $(PY) -m pytest -q -m slow $(TESTS) || exit 1; \
+	    $(PY) -m pytest -q -m 'slow or soak' $(TESTS) || exit 1; \
 	    round=$$((round + 1)); \
 	done
 

@@ -279,9 +279,11 @@ class Service(Place):
         assert self.process.wait(60) == 0, self.home.log.read_text()[-3000:]
         self.process = None
 
-    def submit(self, file: Path, *overrides: str, key: str | None = None) -> str:
+    def submit(
+        self, file: Path, *overrides: str, key: str | None = None, patience: float = 30.0
+    ) -> str:
         """The id of a job that was taken in."""
-        with self.client() as client:
+        with self.client(patience) as client:
             text = file.read_text()
             return client.submit(text, cwd=file.parent, overrides=overrides, key=key)["job"]
 

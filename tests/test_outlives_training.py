@@ -27,8 +27,9 @@ def training(directory: Path, steps: int, every: int) -> Path:
     """A job file: two real ranks, as small and as short as may be."""
     make(directory / "data", Recipe(images=24, val_images=4, seed=3, size=64))
     return training_job(
-        directory, "exact", 9, every=every, clip_norm=30, ema_decay=0.9, max_steps=steps
-    )
+        directory, "exact", 9, every=every, clip_norm=30, ema_decay=0.9, max_steps=steps,
+        compile_cache=str(directory / "compiled"),
+    )  # fmt: skip
 
 
 def outlive(head: Service, file: Path, plan: list[Kill], deadline: float) -> tuple[str, list[str]]:
