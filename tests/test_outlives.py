@@ -276,7 +276,8 @@ def restarts(tmp_path: Path, number: int) -> None:
                 pids = [head.process.pid, *head.supervisors(first)]
                 mine, supervisor = descriptors(pids).values()
                 counted.append((mine, supervisor))
-                poll(lambda n=len(told): len(told) > n, 60, "another job")
+                taken = len(told)
+                poll(lambda n=taken: len(told) > n, 60, "another job")
         finally:
             stop.set()
             submitting.join()
