@@ -285,7 +285,8 @@ class Head:
             return self._fail(record, f"the job cannot be read as it was submitted: {error}")
         drive = Drive(record, spec, file.text, self._around, placement)
         with self._lock:
-            if record.job in self._drives:
+            # An order may have come since the queue has looked; from here on it goes to the drive.
+            if record.job in self._drives or self.store.job(record.job).state is not record.state:
                 return
             self._drives[record.job] = drive
         drive.start()
