@@ -52,7 +52,8 @@ def kills(seed: int, number: int, *, longest: float, supervisors: int) -> list[K
 
 
 def carry_out(head: Service, job: str, plan: list[Kill], deadline: float) -> list[str]:
-    """Kill as planned until the job has ended; what was done, and when."""
+    """Kill as planned, from when its ranks run until the job has ended; what was done, and when."""
+    head.await_state(job, "RUNNING", timeout=120.0)
     began, told, todo = time.monotonic(), [], list(plan)
     due = began + todo[0].after if todo else 0.0
     while head.state(job) not in ENDED:

@@ -72,4 +72,4 @@ def test_five_kills_change_no_bit(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
     """The same, for as long as fifty kills take."""
-    run(tmp_path, steps=400, every=20, number=50, longest=2.5)
+    run(tmp_path, steps=800, every=20, number=50, longest=4.0)
