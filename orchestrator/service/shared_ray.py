@@ -34,6 +34,7 @@ from cluster.ray_client import (
     Up,
 )
 from cluster.reservation import Book
+from orchestrator import processes
 from orchestrator.job_ray import JobRay, raylets_of
 from orchestrator.service.mailbox import Mailbox
 
@@ -88,6 +89,8 @@ class SharedRay:
         self._book, self._simulated = Book(dict(resources)), simulated
         # The controller that left these is dead, or we would not be its successor.
         for left in Path(tempfile.gettempdir()).glob(f"{self.prefix}*"):
+            for pid in processes.mentioning(str(left)):
+                processes.kill_quietly(pid)  # its keeper was killed before it could
             remove_tree(str(left))
         self._tell_state("starting")
         self._thread = threading.Thread(target=self._keep, name="shared Ray", daemon=True)
