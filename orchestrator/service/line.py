@@ -9,6 +9,7 @@ from cluster.affinity import Bind
 from cluster.allocate import Request
 from cluster.device import DeviceKind
 from orchestrator.queueing import Waiting
+from orchestrator.queueing.records import waiting_of
 from orchestrator.store import Store
 from orchestrator.store.values import JobRecord
 
@@ -32,17 +33,7 @@ class Line:
         if known is not None and known[0] == says:
             return known
         request = known[1].request if known else request_of(self._store.job_file(record.job).spec)
-        return says, Waiting(
-            job=record.job,
-            request=request,
-            place=record.place,
-            since=record.queued_at,
-            priority=record.priority,
-            queue=record.queue,
-            wait_limit=record.wait_limit,
-            run_limit=record.run_limit,
-            front=record.front,
-        )
+        return says, waiting_of(record, request)
 
 
 def request_of(spec: Mapping[str, Any]) -> Request:

@@ -14,10 +14,10 @@ from cluster.allocate import Placement
 from orchestrator.controller import Outcome
 from orchestrator.orders import Order, OrderKind
 from orchestrator.queueing import Decisions, Quota, Running, schedule
+from orchestrator.queueing.records import running_of
 from orchestrator.service.drive import Drive
 from orchestrator.service.line import Line
 from orchestrator.service.stock import Stock
-from orchestrator.spec import Bind
 from orchestrator.states import FailureClass, JobState
 from orchestrator.store import Store
 from orchestrator.store.errors import StoreError
@@ -205,16 +205,13 @@ class Queue:
 
 def _running(drive: Drive, says: tuple[Placement, bool, bool]) -> Running:
     placement, stopping, preemptible = says
-    return Running(
-        job=drive.job,
-        assignments=placement.assignments,
-        started_at=drive.began_at,
-        priority=drive.record.priority,
-        queue=drive.record.queue,
-        run_limit=drive.spec.limits.run,
+    return running_of(
+        drive.record,
+        drive.spec,
+        placement,
+        drive.began_at,
         preemptible=preemptible,
         stopping=stopping,
-        bound=drive.spec.launch.bind is not Bind.NONE,
     )
 
 
