@@ -11,6 +11,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 TRAINING = (
+    "test_outlives_training.py",
     "test_validation.py",
     "test_exact_resume.py",
     "test_train_options.py",

@@ -290,7 +290,8 @@ def restarts(tmp_path: Path, number: int) -> None:
         assert all(states[job] == "SUCCEEDED" for job in told) and len(told) == len(set(told))
         assert len(states) == 1 + len(told)
         for job in told:
-            assert head.started(job) == [1]
+            # A kill between the record of an attempt and its first process leaves a number unused.
+            assert len(head.started(job)) == 1
             head.check(job)
         poll(lambda: not any(map(head.supervisors, told)), 15, "the end of other supervisors")
         assert len(head.supervisors(first)) == 1

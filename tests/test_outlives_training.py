@@ -24,11 +24,11 @@ SEED = int(os.environ.get("MUSTER_TEST_SEED") or random.SystemRandom().randrange
 
 
 def training(directory: Path, steps: int, every: int) -> Path:
-    """A job file: two real ranks, as small and as short as may be."""
+    """A job file: two real ranks, as small as may be: one graph, steps of some 60 ms."""
     make(directory / "data", Recipe(images=24, val_images=4, seed=3, size=64))
     return training_job(
         directory, "exact", 9, every=every, clip_norm=30, ema_decay=0.9, max_steps=steps,
-        compile_cache=str(directory / "compiled"),
+        training_shape=64, compile_cache=str(directory / "compiled"),
     )  # fmt: skip
 
 
@@ -66,10 +66,10 @@ def run(tmp_path: Path, *, steps: int, every: int, number: int, longest: float) 
 
 def test_five_kills_change_no_bit(tmp_path: Path) -> None:
     """Parameters, momentum, averages, every rank's statistics, and the evaluation's figures."""
-    run(tmp_path, steps=24, every=4, number=5, longest=4.0)
+    run(tmp_path, steps=600, every=60, number=5, longest=4.0)
 
 
 @pytest.mark.soak
 def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
     """The same, for as long as fifty kills take."""
-    run(tmp_path, steps=800, every=20, number=50, longest=4.0)
+    run(tmp_path, steps=6000, every=300, number=50, longest=4.0)
