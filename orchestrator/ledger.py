@@ -65,6 +65,8 @@ class Ledger:
     """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
+    scheduler_pid: int | None = None
+    """The rendezvous scheduler of the newest attempt, where it has one."""
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -238,6 +240,7 @@ def _supervisor(ledger: Ledger, event: Event) -> None:
 
 def _running(ledger: Ledger, event: Event) -> None:
     ledger.pids = event.data.get("pids", [])
+    ledger.scheduler_pid = event.data.get("scheduler")
 
 
 def _waiting(ledger: Ledger, event: Event) -> None:

@@ -163,11 +163,16 @@ def _spool(directory: RunDirectory) -> Iterator[Spool]:
 
 @contextmanager
 def _interruptible(controller: Controller) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run in order; a second one changes nothing."""
+    """SIGINT and SIGTERM end the run in order; a second one changes nothing.
+
+    SIGTERM is how a machine is taken away: the ranks save themselves before they leave.
+    """
 
     def interrupt(number: int, _: FrameType | None) -> None:
         reason = f"stopped by {signal.Signals(number).name}"
-        controller.order = Order(OrderKind.CANCEL, reason)
+        preempted = number == signal.SIGTERM
+        kind = OrderKind.PREEMPT if preempted else OrderKind.CANCEL
+        controller.order = Order(kind, reason)
 
     before = {
         number: signal.signal(number, interrupt)
