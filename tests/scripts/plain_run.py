@@ -4,6 +4,8 @@ The raylet and the rendezvous scheduler are processes that do nothing, so that b
 where a real one would cost seconds. Everything else of a run is real.
 """
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +25,19 @@ class MortalLine(PlainLine):
 
     def __init__(self, job: str) -> None:
         super().__init__(job)
-        import subprocess
-
-        self._raylet = subprocess.Popen(IDLE)
+        own = os.getpid()
+        self._raylet = subprocess.Popen(
+            IDLE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: processes.die_with_parent(own),
+        )
         self._lost = False
 
     def poll(self) -> tuple[Event, ...]:
         if not self._lost and self._raylet.poll() is not None:
             self._lost = True
-            return (RayLost(), *super().poll())
+            return (RayLost("its raylet has ended"), *super().poll())
         return super().poll()
 
     def raylets(self) -> tuple[int, ...]:
@@ -58,5 +64,4 @@ def idle_scheduler(gang: Any, made: Any = plan._Gang.scheduler) -> Any:
 if __name__ == "__main__":
     local_run.PrivateRay = plain_ray  # type: ignore[assignment,misc]
     plan._Gang.scheduler = idle_scheduler  # type: ignore[method-assign]
-    assert processes.boot_id()
     sys.exit(main(prog_name="muster"))
