@@ -26,6 +26,7 @@ def promise(fault: str, moment: Moment = MOMENT, ledger: Ledger | None = None) -
 
 
 def event(kind: str, attempt: int = 1, state: JobState | None = None, **data: Any) -> Event:
+    """A line of a journal."""
     return Event(0.0, kind, attempt, state, "", data)
 
 
