@@ -15,6 +15,7 @@ from orchestrator.drill import FaultError
 from orchestrator.drill.rehearsal import faults_for
 from tests import matrix
 from tests.runs import MUSTER, Job, end, poll, worker_job
+from tests.services import service, worker_file
 from tests.support_core import job
 
 slow = pytest.mark.slow
@@ -142,3 +143,36 @@ def test_a_rehearsal_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     finally:
         end(process)
     assert not list(places.glob("muster-drill-*"))
+
+
+@slow
+def test_a_killed_controller_of_a_service_is_followed_by_one_that_adopts(tmp_path: Path) -> None:
+    """No rank is stopped, no attempt is lost, and the next controller gives the verdict."""
+    file = worker_file(tmp_path, args={"steps": 400, "pause": 0.02})
+    with service(tmp_path / "home", plain=True) as head:
+        name = head.submit(file)
+        head.await_step(name, 5)
+        head.muster("drill", name, "--fault", "kill-controller")
+        assert head.process is not None
+        head.process.wait(30)
+        head.start()
+        head.await_state(name, "SUCCEEDED")
+        poll(lambda: "drill_result" in head.kinds(name), 20, "a verdict")
+        [result] = [e["data"] for e in head.events(name) if e["kind"] == "drill_result"]
+        assert result["passed"], result
+        assert head.started_attempts(name) == [1]
+        head.check(name)
+
+
+@slow
+def test_a_drill_of_a_submitted_job_is_waited_for(tmp_path: Path) -> None:
+    """`--wait` asks the controller what came of it."""
+    file = worker_file(tmp_path, args={"steps": 4000, "pause": 0.02})
+    with service(tmp_path / "home", plain=True) as head:
+        name = head.submit(file)
+        head.await_step(name, 5)
+        done = head.muster("drill", name, "--fault", "preempt", "--wait")
+        assert done.code == 0, done.text
+        assert "class preemption, free of charge" in done.out
+        head.muster("cancel", name)
+        head.await_state(name, "CANCELLED")
