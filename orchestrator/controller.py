@@ -121,7 +121,13 @@ class Controller:
             keep=self.spec.checkpoint.keep,
             after=RunDirectory(self.spec.after) if self.spec.after else None,
         )
-        self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
+        self._judge = Judge(
+            self.spec,
+            self._recorder,
+            self._keeper,
+            self.job or self.spec.name,
+            self.job or str(self.directory.root),
+        )
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._came_up = False
@@ -311,6 +317,7 @@ class Controller:
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
             places=plan.places,
+            fallback=dict(self.spec.restart.fallback or ()) if self.ledger.fallback else None,
             notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
@@ -334,7 +341,7 @@ class Controller:
         if needs_port(self.spec, simulated=bool(simulated)):
             port = self.node.hold_port(lease_port())
         return make_plan(
-            self.spec,
+            self.spec.with_fallback() if self.ledger.fallback else self.spec,
             allocation.placement,
             Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
             self.directory,
