@@ -25,8 +25,8 @@ _VERSION = 3
 _HEAD = struct.Struct("<III")  # magic, version, CRC of the body
 # sequence, flags, phase, step, steps_total, first_step, images, checkpoint_step,
 # beat_at, step_at, step_seconds, loss, first_step_at, phase_at, one entry time a phase,
-# data_wait, digest, digest_step
-_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}ddQq")
+# data_wait, digest, digest_step, digest_since
+_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}ddQqq")
 _START = struct.Struct("<QI")  # sequence, flags
 RECORD_SIZE = _HEAD.size + _BODY.size
 
@@ -70,6 +70,8 @@ class Heartbeat:
     digest: int = 0
     digest_step: int = -1
     """A digest of the parameters, and after which step it was taken; -1: none."""
+    digest_since: int = -1
+    """The last step before, at which the same parameters were digested or loaded."""
 
     @property
     def loss_not_finite(self) -> bool:
@@ -105,7 +107,7 @@ class HeartbeatWriter:
         self._step = self._total = self._first_step = self._checkpoint = -1
         self._images = 0
         self._data_wait = nan
-        self._digest, self._digest_step = 0, -1
+        self._digest, self._digest_step, self._digest_since = 0, -1, -1
         self._step_at = self._step_seconds = self._loss = self._first_step_at = nan
         self._phase_at = now
         self._entered = [nan] * len(PHASES)
@@ -159,12 +161,16 @@ class HeartbeatWriter:
         self._flags &= ~_LOSS_REPORTED
         self._flags |= _LOSS_REPORTED if loss is not None else 0
 
-    def digest(self, step: int, value: int) -> None:
-        """Record a digest of the parameters after `step`. Raises ValueError beyond 64 bits."""
+    def digest(self, step: int, value: int, since: int | None = None) -> None:
+        """Record a digest of the parameters after `step`. Raises ValueError beyond 64 bits.
+
+        The same ones were digested or loaded at step `since`; None: at the digest before.
+        """
         step, value = int(step), int(value)
+        since = self._digest_step if since is None else int(since)
         if not 0 <= value < _DIGESTS:
             raise ValueError(f"digest {value} is not an unsigned number of 64 bits")
-        self._digest, self._digest_step = value, step
+        self._digest, self._digest_step, self._digest_since = value, step, since
         self._write(time.monotonic())
 
     def checkpoint(self, step: int) -> None:
@@ -202,6 +208,7 @@ class HeartbeatWriter:
             self._data_wait,
             self._digest,
             self._digest_step,
+            self._digest_since,
         )
         _store(self._map, body)
 
@@ -254,7 +261,7 @@ def _decode(raw: bytes) -> Heartbeat:
         _BODY.unpack_from(raw, _HEAD.size)
     )
     beat_at, step_at, step_seconds, loss, first_step_at, phase_at, *rest = times
-    *entered, data_wait, digest, digest_step = rest
+    *entered, data_wait, digest, digest_step, digest_since = rest
     return Heartbeat(
         sequence=sequence,
         phase=PHASES[phase],
@@ -277,4 +284,5 @@ def _decode(raw: bytes) -> Heartbeat:
         data_wait=data_wait,
         digest=digest,
         digest_step=digest_step,
+        digest_since=digest_since,
     )

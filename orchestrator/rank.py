@@ -106,13 +106,15 @@ class Rank:
         if self._heartbeat:
             self._heartbeat.step(step, loss, images, total, data_wait)
 
-    def digest(self, step: int, value: int) -> None:
+    def digest(self, step: int, value: int, since: int | None = None) -> None:
         """Report a digest (unsigned, 64 bits) of what must be the same on all ranks after `step`.
 
-        Ranks that differ are stopped: take it of the same parameters, at the same steps.
+        Ranks that differ are stopped: take it of the same parameters, at the same steps. `since`
+        is the step at which those same parameters were digested, or loaded, before; None: at the
+        digest before this one. What was saved up to then is trusted when digests differ.
         """
         if self._heartbeat:
-            self._heartbeat.digest(step, value)
+            self._heartbeat.digest(step, value, since)
 
     def should_stop(self, step: int) -> bool:
         """Whether the run is to save itself now and leave with exit code 75 (EXIT_RETRY).
