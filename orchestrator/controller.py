@@ -485,6 +485,7 @@ class Controller:
                 rank=suspect.rank,
                 sign=suspect.sign.value,
                 at=suspect.at,
+                trusted_step=suspect.trusted_step,
                 stepped_before=self.ledger.best_step > 0,
             )
         self._ending.stop(way)

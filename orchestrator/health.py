@@ -99,6 +99,8 @@ class Sign(enum.Enum):
     SUPERVISOR = "supervisor"
     IGNORED_RESUME = "ignored resume"
     WRONG_RESUME = "wrong resume"
+    NUMERIC = "numeric"
+    DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Suspect:
     at: float
     sign: Sign
     cause: str
+    trusted_step: int | None = None  # what was saved after this step is in doubt; None: nothing is
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ class Observation:
     begun_at: float = 0.0
     scheduler_exit: Exit | None = None
     step_times: Sequence[float] = field(default=())
+    silent: Suspect | None = None
+    """Trouble that no rank has noticed itself: a bad loss, parameters that differ."""
 
 
 def finished(observation: Observation) -> bool:
@@ -148,6 +153,7 @@ def first_failure(observation: Observation, limits: Limits) -> Suspect | None:
         if suspect is not None
     ]
     suspects += _scheduler(observation)
+    suspects += [observation.silent] if observation.silent is not None else []
     if suspects:
         return min(suspects, key=lambda suspect: suspect.at)
     return _hang(observation, limits)

@@ -83,6 +83,9 @@ class Judge:
         if found.bad_checkpoint and way.chosen is not None:
             # It verified, but a rank could not load it: never offer it again.
             self._keeper.quarantine(Broken(way.chosen.path, way.chosen.step, found.error_message))
+        if suspect.trusted_step is not None:
+            # All ranks of this attempt began with the same.
+            self._keeper.distrust(max(suspect.trusted_step, way.resumed_step), suspect.cause)
         fault_at, source = self._fault_time(suspect)
         lost = self.open_fault.steps_before if self.open_fault else 0
         self.open_fault = OpenFault(fault_at, max(lost, way.gang.last_step))
@@ -183,7 +186,10 @@ def _was_stopped(view: RankView | None) -> bool:
 def _blame(way: UnderWay, suspect: Suspect) -> Suspect:
     """The earliest sign among all that came in until the gang was down."""
     earlier = first_failure(way.gang.observe(), Limits({}, math.inf))
-    return earlier if earlier is not None and earlier.at < suspect.at else suspect
+    if earlier is None or earlier.at >= suspect.at:
+        return suspect
+    # What is in doubt stays in doubt, whatever came before it.
+    return replace(earlier, trusted_step=suspect.trusted_step)
 
 
 def _blame_device(suspect: Suspect, faults: Mapping[int, str]) -> Suspect:
