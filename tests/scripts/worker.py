@@ -2,13 +2,16 @@
 
     worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true]
 
-HOW: raise, exit-CODE, leave (exit 0 without done), hang. It fails on rank R (default 1),
-in the first attempt only unless `always`; step 0 is before the first step.
+HOW: raise, exit-CODE, leave (exit 0 without done), hang (asleep in Python), data-hang (waits for a
+batch that never comes), stop (by SIGSTOP), all-hang (every rank, in the barrier). It fails on rank
+R (default 1), in the first attempt only unless `always`; step 0 is before the first step.
 """
 
 import hashlib
 import json
 import os
+import queue
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,7 +31,7 @@ def main() -> None:
     steps = int(options["steps"])
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
-        keep_step(rank, step)
+        barrier(rank, step)
         rank.step(step, loss=1.0 / step, images=2, total=steps)
         if rank.should_stop(step) and step < steps:
             if rank.rank == 0:
@@ -44,6 +47,11 @@ def main() -> None:
     rank.done()
 
 
+def next_batch(batches: queue.Queue) -> object:
+    """The next batch of a loader."""
+    return batches.get()
+
+
 def say_started(rank: Rank) -> None:
     """A line for every start of this rank in this attempt: there must be one."""
     folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
@@ -51,7 +59,7 @@ def say_started(rank: Rank) -> None:
         file.write(f"{os.getpid()}\n")
 
 
-def keep_step(rank: Rank, step: int) -> None:
+def barrier(rank: Rank, step: int) -> None:
     """What an all-reduce does: nobody is more than a step ahead of anybody."""
     folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
     (folder / f"at-{rank.rank}-{step}").touch()
@@ -97,7 +105,8 @@ def write(path: Path, content: bytes) -> None:
 def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     """The fault that the test ordered."""
     how, _, at = options.get("fail", "@-1").partition("@")
-    if int(at) != step or rank.rank != int(options.get("rank", "1")):
+    everybody = how == "all-hang"
+    if int(at) != step or (not everybody and rank.rank != int(options.get("rank", "1"))):
         return
     if rank.attempt > 1 and options.get("always") != "true":
         return
@@ -107,6 +116,12 @@ def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
         os._exit(0)
     if how == "hang":
         time.sleep(3600)
+    if how == "data-hang":
+        next_batch(queue.Queue())
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "all-hang":
+        barrier(rank, 10**9 + rank.rank)  # nobody waits for the same
     sys.exit(int(how.removeprefix("exit-")))
 
 
