@@ -10,6 +10,7 @@ from dataclasses import replace
 from orchestrator import drill, evidence, incident
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
+from orchestrator.examiner import notable
 from orchestrator.health import Limits, RankView, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
 from orchestrator.layout import AttemptDirectory
@@ -94,7 +95,7 @@ class Judge:
             attempt=self._recorder.ledger.attempt,
             suspect=blamed,
             finding=finding,
-            evidence=evidence.describe(suspect, found, view),
+            evidence=[*evidence.describe(suspect, found, view), *self._seen_alive(way, blamed)],
             gang=way.gang,
             fault_at=fault_at,
             fault_source=source,
@@ -163,6 +164,11 @@ class Judge:
             and event.data["at"] <= suspect.at
         ]
         return (meant[-1], "drill") if meant else (suspect.at, suspect.sign.value)
+
+    def _seen_alive(self, way: UnderWay, blamed: Suspect) -> list[str]:
+        """What was seen of the ranks before their end."""
+        events, attempt = self._recorder.events(), self._recorder.ledger.attempt
+        return evidence.of_examination(events, attempt, blamed.rank) or notable(way.gang)
 
     def _found_in(self, log: str) -> Mapping[str, bool | None]:
         """Which patterns of the job's rules a log has; one that takes for ever is told."""
