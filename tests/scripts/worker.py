@@ -1,19 +1,23 @@
 """A rank for tests: counts steps, keeps real checkpoints, and fails as it is told.
 
-    worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true]
+    worker.py --steps=N [--pause=S] [--snapshot_pause=S] [--fail=HOW@STEP] [--rank=R]
+              [--always=true]
 
-HOW: raise, exit-CODE, leave (exit 0 without done), hang. It fails on rank R (default 1),
-in the first attempt only unless `always`; step 0 is before the first step.
+HOW: raise, exit-CODE, leave (exit 0 without done), hang, die-in-snapshot (kill -9 of itself with
+half of its file written). It fails on rank R (default 1), in the first attempt only unless
+`always`; step 0 is before the first step. Snapshots are taken where the job asks for them.
 """
 
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 from orchestrator.rank import Rank
+from orchestrator.snapshot_slots import Slots
 
 
 def main() -> None:
@@ -26,6 +30,7 @@ def main() -> None:
     fail_if_told(rank, options, 0)
     rank.phase("train")
     steps = int(options["steps"])
+    slots = rank.snapshots()
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
         keep_step(rank, step)
@@ -35,8 +40,11 @@ def main() -> None:
                 save(rank, step)
             sys.exit(75)
         every = rank.checkpoint_every
-        if every and step % every == 0 and rank.rank == 0:
-            save(rank, step)
+        if every and step % every == 0:
+            if rank.rank == 0:
+                save(rank, step)
+        elif slots is not None and slots.due(step):
+            take_snapshot(rank, slots, step, options)
         fail_if_told(rank, options, step)
     print(f"rank {rank.rank} counted from {start} to {steps}", flush=True)
     if rank.rank == 0:
@@ -86,6 +94,28 @@ def save(rank: Rank, step: int) -> None:
     rank.checkpoint(final, step)
 
 
+def take_snapshot(rank: Rank, slots: Slots, step: int, options: dict[str, str]) -> None:
+    """This rank's part of a snapshot: its seal goes, its file is written, its seal comes."""
+    size = int(os.environ.get("SNAPSHOT_BYTES", "1000"))
+    lack = slots.lack(size)
+    slot = slots.next()
+    if lack:
+        print(f"no snapshot: {lack}", flush=True)
+        return
+    rank.phase("snapshot")
+    slots.open(slot)
+    name = "model.ckpt" if rank.rank == 0 else f"rank-{rank.rank}.ckpt"
+    content = f"{step} ".ljust(size, "s").encode()
+    (slot / name).write_bytes(content[: size // 2])
+    if is_due(rank, options, "die-in-snapshot", step):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(float(options.get("snapshot_pause", "0")))
+    (slot / name).write_bytes(content)
+    slots.seal(slot, step, {name: None})
+    slots.seal(slot, step, {name: hashlib.sha256(content).hexdigest()})
+    rank.phase("train")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write and fsync."""
     with open(path, "wb") as file:
@@ -96,10 +126,8 @@ def write(path: Path, content: bytes) -> None:
 
 def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     """The fault that the test ordered."""
-    how, _, at = options.get("fail", "@-1").partition("@")
-    if int(at) != step or rank.rank != int(options.get("rank", "1")):
-        return
-    if rank.attempt > 1 and options.get("always") != "true":
+    how = options.get("fail", "").partition("@")[0]
+    if how == "die-in-snapshot" or not is_due(rank, options, how, step):
         return
     if how == "raise":
         raise ValueError(f"told to fail at step {step}")
@@ -108,6 +136,14 @@ def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     if how == "hang":
         time.sleep(3600)
     sys.exit(int(how.removeprefix("exit-")))
+
+
+def is_due(rank: Rank, options: dict[str, str], how: str, step: int) -> bool:
+    """Whether this rank is to fail like that, now."""
+    told, _, at = options.get("fail", "@-1").partition("@")
+    if (told, int(at)) != (how, step) or rank.rank != int(options.get("rank", "1")):
+        return False
+    return rank.attempt == 1 or options.get("always") == "true"
 
 
 if __name__ == "__main__":
