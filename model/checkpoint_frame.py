@@ -128,6 +128,8 @@ def _pieces(content: mmap.mmap) -> list[Piece]:
         if (field, kind) != (_VALUE, _LENGTH_DELIMITED):
             raise ValueError(f"field {field} of wire type {kind} in a checkpoint")
         length, at = _varint(content, at)
+        if at + length > len(content):
+            raise ValueError("a checkpoint that ends too early")
         name, begin, size = _value(content, at, at + length)
         at += length
         if begin + size != at:

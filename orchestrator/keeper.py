@@ -4,16 +4,18 @@ and chooses what an attempt starts from.
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from orchestrator.attempt import Unstartable
 from orchestrator.checkpoints import Broken, Verified, catalogue, verify
+from orchestrator.journal import JournalError
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.room import Room
 from orchestrator.snapshot_keeper import SnapshotKeeper
-from orchestrator.states import FailureClass
+from orchestrator.states import FailureClass, JobState
 from orchestrator.vault import Tended, Vault
 
 
@@ -84,9 +86,13 @@ class CheckpointKeeper:
 
     def promote(self) -> None:
         """The gang has ended: what only a snapshot holds becomes a checkpoint."""
-        if self._world_size:
-            self.settle()
-            self._snapshots.promote(self._world_size, self._vault.newest_verified)
+        if not self._world_size:
+            return
+        self._finish()
+        # A storage that cannot be read now may be well when the run goes on.
+        with contextlib.suppress(Unstartable):
+            newest = self._durable(self._world_size) if self._snapshots.size() else None
+            self._snapshots.promote(self._world_size, newest.step if newest else -1)
 
     def settle(self) -> None:
         """Look at everything before the end is reported."""
@@ -173,11 +179,18 @@ class CheckpointKeeper:
         )
 
     def close(self) -> None:
-        """Wait for what is being looked at; keep, or give back, what is in tmpfs."""
+        """Wait for what is being looked at; keep, or give back, what is in tmpfs.
+
+        A run whose ranks may live keeps it there.
+        """
+        state = self._recorder.ledger.state
+        if self._world_size and state in (JobState.SUCCEEDED, JobState.CANCELLED):
+            self._snapshots.remove()
+        elif self._world_size and (state.terminal or not state.holds_devices):
+            # A record that comes too late, when a person has moved the job on, is none.
+            with contextlib.suppress(JournalError):
+                self.promote()
         self._worker.shutdown(wait=True)
-        if self._world_size:
-            self._vault.verify_quietly()
-            self._snapshots.end(self._world_size, self._vault.newest_verified)
 
     def _finish(self) -> None:
         if self._tending is not None:

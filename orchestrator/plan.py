@@ -443,7 +443,6 @@ class _Gang:
             "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
-            "MUSTER_SNAPSHOT": "{}",
         }
         visible = self.spec.resources.device.visible_variable
         if visible:

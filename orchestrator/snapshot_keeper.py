@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator import snapshot_place, snapshots
 from orchestrator.checkpoints import Broken, Verified
-from orchestrator.journal import JournalError
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
-from orchestrator.states import JobState
-
-_KEPT_AS_CHECKPOINT = frozenset({JobState.FAILED, JobState.HELD, JobState.QUEUED})
-_NOT_NEEDED = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 
 
 class SnapshotKeeper:
@@ -104,12 +98,6 @@ class SnapshotKeeper:
             verified=True,
         )
 
-    def end(self, world_size: int, newest_durable: int) -> None:
-        """The run is over, for now or for good; one whose ranks may live keeps its snapshots."""
-        state = self._recorder.ledger.state
-        if state in _NOT_NEEDED:
-            snapshot_place.remove(self._directory)
-        elif state in _KEPT_AS_CHECKPOINT:
-            # A record that comes too late, when a person has moved the job on, is none.
-            with contextlib.suppress(JournalError):
-                self.promote(world_size, newest_durable)
+    def remove(self) -> None:
+        """The run is over for good: the memory is given back."""
+        snapshot_place.remove(self._directory)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -60,11 +59,6 @@ class Vault:
             return Tended(results, gone, f"the checkpoints cannot be tended: {error}")
         return Tended(results, gone, "")
 
-    def verify_quietly(self) -> None:
-        """Look at what is new where nobody is left to be told of it."""
-        with contextlib.suppress(OSError):
-            self.verify_new()
-
     def sweep(self) -> None:
         """Between attempts: remove what a killed trainer or deletion left half done."""
         checkpoints.sweep(self._directory.checkpoints)
@@ -87,17 +81,11 @@ class Vault:
         return checkpoints.quarantine(broken, self._directory.quarantine)
 
     @property
-    def newest_verified(self) -> int:
-        """The newest step that is known to be whole; -1: none."""
-        known = (one.step for one in self._known.values() if isinstance(one, Verified))
-        return max(known, default=-1)
-
-    @property
     def newest_size(self) -> int:
         """Bytes of the newest that is known to be whole; 0: none, or it has just gone."""
-        step = self.newest_verified
-        path = next((path for path, one in self._known.items() if one.step == step), None)
-        return checkpoints.size(path) if path is not None else 0
+        whole = [one for one in self._known.values() if isinstance(one, Verified)]
+        newest = max(whole, key=lambda one: one.step, default=None)
+        return checkpoints.size(newest.path) if newest else 0
 
     def _expendable(self) -> list[Path]:
         present = [self._known[c.path] for c in self.catalogue() if c.path in self._known]
