@@ -121,6 +121,7 @@ class Controller:
             self._recorder,
             keep=self.spec.checkpoint.keep,
             after=RunDirectory(self.spec.after) if self.spec.after else None,
+            world_size=self.spec.resources.ranks if self._takes_snapshots else 0,
         )
         self._judge = Judge(
             self.spec,
@@ -136,6 +137,10 @@ class Controller:
         self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
+
+    @property
+    def _takes_snapshots(self) -> bool:
+        return self.spec.checkpoint.snapshot_every_steps is not None
 
     @property
     def ledger(self) -> Ledger:
@@ -345,7 +350,13 @@ class Controller:
         return make_plan(
             self.spec.with_fallback() if self.ledger.fallback else self.spec,
             allocation.placement,
-            Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
+            Attempt(
+                number,
+                self.ledger.run_id,
+                chosen.path if chosen else None,
+                port,
+                self._keeper.snapshots() if self._takes_snapshots else None,
+            ),
             self.directory,
             self.spool,
             self.environment,
@@ -557,6 +568,8 @@ class Controller:
             self._ending.stop(self.way, grace=TERM_GRACE)
             self._ending.record(self.way)
             self._keeper.settle()
+        if halt.state is not JobState.CANCELLED:
+            self._keeper.promote()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         return _OUTCOMES[halt.state]
 

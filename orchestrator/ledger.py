@@ -325,6 +325,7 @@ _HANDLERS = {
     "decision": _decision,
     "recovered": _recovered,
     "checkpoint": _checkpoint,
+    "promoted": _checkpoint,
     "quarantined": _quarantined,
     "retired": _retired,
     "anew": _anew,

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 from orchestrator.secrets import Redactor
+from orchestrator.snapshot_slots import Slots
 from orchestrator.stack_signal import install
 from orchestrator.stop_request import Listener
 
@@ -56,6 +57,8 @@ class Rank:
         checkpoint = json.loads(get("MUSTER_CHECKPOINT") or "{}")
         self.checkpoint_dir = _path(checkpoint.get("directory"))
         self.checkpoint_every: int | None = checkpoint.get("every_steps")
+        self._snapshots = _path(checkpoint.get("snapshots"))
+        self._snapshot_every: int | None = checkpoint.get("snapshot_every_steps")
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
         self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
         self._stop_file = _path(get("MUSTER_STOP"))
@@ -69,7 +72,8 @@ class Rank:
 
         RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
-        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps);
+        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps, snapshots,
+        snapshot_every_steps);
         MUSTER_HEARTBEAT, MUSTER_STOP and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
@@ -137,6 +141,19 @@ class Rank:
             if not Path(directory).is_dir():
                 raise ValueError(f"checkpoint {directory} is not a directory")
             self._heartbeat.checkpoint(step)
+
+    def snapshots(self) -> Slots | None:
+        """Where this rank writes its part of the job's snapshots; None: none are wanted."""
+        if self._snapshots is None or not self._snapshot_every:
+            return None
+        return Slots(
+            self._snapshots,
+            self._snapshot_every,
+            self.rank,
+            self.size,
+            self.attempt,
+            self.resume_from,
+        )
 
     def resumed(
         self,

@@ -208,11 +208,20 @@ class CheckpointRow(_Answer):
     best: bool
 
 
+class SnapshotRow(_Answer):
+    """A snapshot in tmpfs that is whole; it is gone when the job has ended."""
+
+    step: int
+    path: str
+    attempt: int
+
+
 class Checkpoints(_Document):
     """`muster checkpoints --json`."""
 
     checkpoints: list[CheckpointRow]
     quarantined: list[str]
+    snapshots: list[SnapshotRow]
 
 
 class Drilled(_Answer):

@@ -123,6 +123,8 @@ def checkpoints(job: str, action: str, as_json: bool) -> None:
         print_json(document)
     else:
         _show_checkpoints(document["checkpoints"], document["quarantined"])
+        for row in document.get("snapshots", ()):
+            click.echo(f"step {row['step']:>8}  in tmpfs: snapshot {row['path']}")
     if any(row.get("verified") is False for row in document["checkpoints"]):
         sys.exit(EXIT_FAILED)
 

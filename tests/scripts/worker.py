@@ -2,13 +2,15 @@
 
     worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true]
               [--digests=EVERY] [--slow=SECONDS] [--slow_from=STEP] [--slow_to=STEP] [--wait=S]
+              [--snapshot_pause=S]
 
 HOW: raise, exit-CODE, leave (exit 0 without done), hang (asleep in Python), data-hang (waits for a
 batch that never comes), stop (by SIGSTOP), all-hang (every rank, in the barrier), nan (a loss that
 is none), diverge (its digests, told every so many steps, are others than its peers' from then
-on). It fails on rank R (default 1), in the first attempt only unless `always`; step 0 is before
-the first step. Rank R computes `slow` seconds longer in every step, and says that it waited
-`wait` for data.
+on), die-in-snapshot (kill -9 of itself with half of its file written). It fails on rank R (default
+1), in the first attempt only unless `always`; step 0 is before the first step. Rank R computes
+`slow` seconds longer in every step, and says that it waited `wait` for data. Snapshots are taken
+where the job asks for them.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ import time
 from pathlib import Path
 
 from orchestrator.rank import Rank
+from orchestrator.snapshot_slots import Slots
 
 
 def main() -> None:
@@ -33,6 +36,7 @@ def main() -> None:
     fail_if_told(rank, options, 0)
     rank.phase("train")
     steps = int(options["steps"])
+    slots = rank.snapshots()
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
         waited = be_slow(rank, options, step)
@@ -46,8 +50,11 @@ def main() -> None:
                 save(rank, step)
             sys.exit(75)
         every = rank.checkpoint_every
-        if every and step % every == 0 and rank.rank == 0:
-            save(rank, step)
+        if every and step % every == 0:
+            if rank.rank == 0:
+                save(rank, step)
+        elif slots is not None and slots.due(step):
+            take_snapshot(rank, slots, step, options)
         fail_if_told(rank, options, step)
     print(f"rank {rank.rank} counted from {start} to {steps}", flush=True)
     if rank.rank == 0:
@@ -102,6 +109,28 @@ def save(rank: Rank, step: int) -> None:
     rank.checkpoint(final, step)
 
 
+def take_snapshot(rank: Rank, slots: Slots, step: int, options: dict[str, str]) -> None:
+    """This rank's part of a snapshot: its seal goes, its file is written, its seal comes."""
+    size = int(os.environ.get("SNAPSHOT_BYTES", "1000"))
+    lack = slots.lack(size)
+    slot = slots.next()
+    if lack:
+        print(f"no snapshot: {lack}", flush=True)
+        return
+    rank.phase("snapshot")
+    slots.open(slot)
+    name = "model.ckpt" if rank.rank == 0 else f"rank-{rank.rank}.ckpt"
+    content = f"{step} ".ljust(size, "s").encode()
+    (slot / name).write_bytes(content[: size // 2])
+    if is_due(rank, options, "die-in-snapshot", step):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(float(options.get("snapshot_pause", "0")))
+    (slot / name).write_bytes(content)
+    slots.seal(slot, step, {name: None})
+    slots.seal(slot, step, {name: hashlib.sha256(content).hexdigest()})
+    rank.phase("train")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write and fsync."""
     with open(path, "wb") as file:
@@ -140,12 +169,8 @@ def be_slow(rank: Rank, options: dict[str, str], step: int) -> float:
 
 def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     """The fault that the test ordered."""
-    how, _, at = options.get("fail", "@-1").partition("@")
-    if how in ("nan", "diverge") or int(at) != step:
-        return
-    if how != "all-hang" and rank.rank != int(options.get("rank", "1")):
-        return
-    if rank.attempt > 1 and options.get("always") != "true":
+    how = options.get("fail", "").partition("@")[0]
+    if how in ("nan", "diverge", "die-in-snapshot") or not is_due(rank, options, how, step):
         return
     if how == "raise":
         raise ValueError(f"told to fail at step {step}")
@@ -160,6 +185,15 @@ def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     if how == "all-hang":
         barrier(rank, 10**9 + rank.rank)  # nobody waits for the same
     sys.exit(int(how.removeprefix("exit-")))
+
+
+def is_due(rank: Rank, options: dict[str, str], how: str, step: int) -> bool:
+    """Whether this rank is to fail like that, now."""
+    told, _, at = options.get("fail", "@-1").partition("@")
+    mine = how == "all-hang" or rank.rank == int(options.get("rank", "1"))
+    if (told, int(at)) != (how, step) or not mine:
+        return False
+    return rank.attempt == 1 or options.get("always") == "true"
 
 
 if __name__ == "__main__":
