@@ -115,8 +115,8 @@ class Ledger:
     def given_back(self, failure: FailureClass, after: float | None) -> int:
         """Charges of a class that `after` seconds of training without it have made up for.
 
-        All of them or none. Training counts as far as its steps do: what was trained twice is
-        healthy once, and waiting or failing is no training.
+        All of them or none. Training counts as far as its steps do: those that are lost do not,
+        and waiting or failing is no training.
         """
         trained = self.counted_seconds - self.charged_at.get(failure, 0.0)
         return self.charged.get(failure, 0) if after is not None and trained >= after else 0
@@ -189,6 +189,9 @@ def _attempt(ledger: Ledger, event: Event) -> None:
         for segment in ledger.trained
         if segment[0] <= ledger.resumed_step
     ]
+    # What was lost counts when it is trained again, as if it had never been trained before.
+    counted = ledger.counted_seconds
+    ledger.charged_at = {cls: min(at, counted) for cls, at in ledger.charged_at.items()}
 
 
 def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:

@@ -275,10 +275,11 @@ def test_what_was_trained_gives_a_class_its_budget_back() -> None:
     assert whole.given_back(FailureClass.HANG, 1.0) == 0
 
 
-def test_training_again_and_waiting_give_nothing_back() -> None:
-    """Steps that were lost are healthy once; the clock on the wall is not asked."""
-    ledger = story(*attempt(0, 0, 10), start(1e6, 0), end(1e6 + 10, 10, steps=10, seconds=10.0))
-    assert ledger.given_back(FailureClass.PROCESS, 1.0) == 0
+def test_lost_training_and_waiting_give_nothing_back() -> None:
+    """Steps that are lost again and again are no health; the clock on the wall is not asked."""
+    hung = (*attempt(0, 0, 10, "hang"), *attempt(1e6, 0, 10, "node"), *attempt(2e6, 0, 10, "node"))
+    assert story(*hung, start(3e6, 0)).given_back(FailureClass.HANG, 1.0) == 0
+    assert story(*hung, start(3e6, 4)).given_back(FailureClass.HANG, 4.0) == 1
 
 
 attempts = st.lists(
@@ -312,6 +313,7 @@ def test_budgets_replenish_by_the_journal_alone(
     step, clock = 0, 0.0
     for number, (lost, trained, failed, free, waits) in enumerate(told, 1):
         resumed = max(0, step - lost)
+        model = {f: (used, min(at, resumed)) for f, (used, at) in model.items()}
         add(number, start(clock, resumed))
         step = resumed + trained
         add(number, end(clock + trained, step, steps=trained, seconds=float(trained)))
