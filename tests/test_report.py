@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -114,7 +115,7 @@ def test_the_time_line_has_attempts_failures_and_the_way_back() -> None:
     killed = pieces(documents(journals.killed()), told(journals.killed())["explanations"], 60.0)
     way = [p for p in killed if p.lane == "way back"]
     assert way[0].start == 32 and way[-1].end == 43
-    assert all(one.end == other.start for one, other in zip(way, way[1:], strict=False))
+    assert all(one.end == other.start for one, other in itertools.pairwise(way))
 
 
 def test_a_run_that_never_began_has_a_page() -> None:
