@@ -10,6 +10,7 @@ from dataclasses import replace
 from orchestrator import drill, evidence, incident
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
+from orchestrator.examiner import notable
 from orchestrator.health import Limits, RankView, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
 from orchestrator.layout import AttemptDirectory
@@ -83,6 +84,9 @@ class Judge:
         if found.bad_checkpoint and way.chosen is not None:
             # It verified, but a rank could not load it: never offer it again.
             self._keeper.quarantine(Broken(way.chosen.path, way.chosen.step, found.error_message))
+        if suspect.trusted_step is not None:
+            # All ranks of this attempt began with the same.
+            self._keeper.distrust(max(suspect.trusted_step, way.resumed_step), suspect.cause)
         fault_at, source = self._fault_time(suspect)
         lost = self.open_fault.steps_before if self.open_fault else 0
         self.open_fault = OpenFault(fault_at, max(lost, way.gang.last_step))
@@ -91,7 +95,7 @@ class Judge:
             attempt=self._recorder.ledger.attempt,
             suspect=blamed,
             finding=finding,
-            evidence=evidence.describe(suspect, found, view),
+            evidence=[*evidence.describe(suspect, found, view), *self._seen_alive(way, blamed)],
             gang=way.gang,
             fault_at=fault_at,
             fault_source=source,
@@ -161,6 +165,11 @@ class Judge:
         ]
         return (meant[-1], "drill") if meant else (suspect.at, suspect.sign.value)
 
+    def _seen_alive(self, way: UnderWay, blamed: Suspect) -> list[str]:
+        """What was seen of the ranks before their end."""
+        events, attempt = self._recorder.events(), self._recorder.ledger.attempt
+        return evidence.of_examination(events, attempt, blamed.rank) or notable(way.gang)
+
     def _found_in(self, log: str) -> Mapping[str, bool | None]:
         """Which patterns of the job's rules a log has; one that takes for ever is told."""
         patterns = [rule.log for rule in self._spec.restart.rules if rule.log is not None]
@@ -183,7 +192,10 @@ def _was_stopped(view: RankView | None) -> bool:
 def _blame(way: UnderWay, suspect: Suspect) -> Suspect:
     """The earliest sign among all that came in until the gang was down."""
     earlier = first_failure(way.gang.observe(), Limits({}, math.inf))
-    return earlier if earlier is not None and earlier.at < suspect.at else suspect
+    if earlier is None or earlier.at >= suspect.at:
+        return suspect
+    # What is in doubt stays in doubt, whatever came before it.
+    return replace(earlier, trusted_step=suspect.trusted_step)
 
 
 def _blame_device(suspect: Suspect, faults: Mapping[int, str]) -> Suspect:

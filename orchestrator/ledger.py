@@ -282,6 +282,10 @@ def _quarantined(ledger: Ledger, event: Event) -> None:
     ledger.checkpoints.pop(event.data["path"], None)
 
 
+def _anew(ledger: Ledger, _: Event) -> None:
+    ledger.ever_checkpointed = False
+
+
 def _retired(ledger: Ledger, event: Event) -> None:
     ledger.checkpoints.pop(event.data["path"], None)
 
@@ -326,6 +330,7 @@ _HANDLERS = {
     "checkpoint": _checkpoint,
     "quarantined": _quarantined,
     "retired": _retired,
+    "anew": _anew,
     "drill": _drill,
     "waiting": _waiting,
     "again": _forgive,

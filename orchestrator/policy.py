@@ -145,6 +145,14 @@ RULES: tuple[ClassRule, ...] = (
         "asked to be retried (75)", FailureClass.PROCESS, lambda e: e.exit_code == EXIT_RETRY
     ),
     ClassRule("a device is not well", FailureClass.DEVICE, lambda e: bool(e.device_fault)),
+    ClassRule(
+        "the reported loss is not a number",
+        FailureClass.NUMERIC,
+        lambda e: e.sign is Sign.NUMERIC,
+    ),
+    ClassRule(
+        "parameters of ranks differ", FailureClass.NUMERIC, lambda e: e.sign is Sign.DIVERGED
+    ),
     ClassRule("no step for too long", FailureClass.HANG, lambda e: e.sign is Sign.HANG),
     ClassRule("the node's supervisor died", FailureClass.NODE, lambda e: e.sign is Sign.SUPERVISOR),
     ClassRule(

@@ -100,6 +100,8 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
         FailureClass.PREEMPTION,
     ),
     ("asked to be retried (75)", exited(75), FailureClass.PROCESS),
+    ("the reported loss is not a number", Evidence(Sign.NUMERIC), FailureClass.NUMERIC),
+    ("parameters of ranks differ", Evidence(Sign.DIVERGED), FailureClass.NUMERIC),
     ("no step for too long", Evidence(Sign.HANG), FailureClass.HANG),
     ("the node's supervisor died", Evidence(Sign.SUPERVISOR), FailureClass.NODE),
     (
