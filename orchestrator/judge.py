@@ -11,7 +11,7 @@ from orchestrator import drill, evidence, incident
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
 from orchestrator.examiner import notable
-from orchestrator.health import Limits, RankView, Suspect, first_failure
+from orchestrator.health import Limits, RankView, Sign, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
 from orchestrator.layout import AttemptDirectory
 from orchestrator.patterns import found_in
@@ -20,6 +20,9 @@ from orchestrator.recorder import Recorder
 from orchestrator.signature import signature
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
+
+_LOOK = 0.5
+"""Seconds within which what heartbeats tell is noticed, and ranks are stopped."""
 
 
 class Judge:
@@ -101,7 +104,8 @@ class Judge:
             fault_source=source,
             seen_at=seen_at,
             signature=signature(finding, found, stopped=_was_stopped(view)),
-            step=max(way.resumed_step, way.gang.last_step, 0),
+            step=max(way.resumed_step, _own_step(view, way.gang.last_step)),
+            step_blur=_blur(suspect, view),
             replenished=self._given_back(finding),
         )
         self._recorder.record("failure", _headline(blamed, finding), **document)
@@ -183,6 +187,19 @@ class Judge:
     def _oom_happened(self) -> bool:
         now, before = evidence.oom_kills(), self._oom_kills
         return before is not None and now is not None and now > before
+
+
+def _own_step(view: RankView | None, of_gang: int) -> int:
+    """The step that the failed rank reached: peers may be a step ahead, by chance."""
+    return view.beat.step if view is not None and view.beat is not None else max(0, of_gang)
+
+
+def _blur(suspect: Suspect, view: RankView | None) -> int:
+    """By how many steps a failure that no rank reports is seen too late, at most."""
+    if suspect.sign not in (Sign.NUMERIC, Sign.DIVERGED):
+        return 0
+    took = view.beat.step_seconds if view is not None and view.beat is not None else math.nan
+    return 1 + (math.ceil(_LOOK / took) if took > 0 else 0)
 
 
 def _was_stopped(view: RankView | None) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "classify",
     "decide",
     "describe_exit",
+    "shown_rule",
 ]
 
 _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
@@ -224,12 +225,16 @@ def classify(
     """
     for rule in own:
         if _own_matches(rule, evidence, in_log):
-            shown = rule.log if rule.log is not None else f"exit code {rule.exit_code}"
-            return Finding(rule.failure, f"the job's rule {shown!r}")
+            return Finding(rule.failure, shown_rule(rule.log, rule.exit_code))
     for entry in RULES:
         if entry.matches(evidence):
             return Finding(entry.failure, entry.name, entry.free)
     return Finding(FailureClass.PROCESS, "default")
+
+
+def shown_rule(log: str | None, exit_code: int | None) -> str:
+    """The name of a rule of the job."""
+    return f"the job's rule {log if log is not None else f'exit code {exit_code}'!r}"
 
 
 def _own_matches(rule: Rule, evidence: Evidence, in_log: Mapping[str, bool | None] | None) -> bool:
