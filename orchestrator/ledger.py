@@ -75,6 +75,8 @@ class Ledger:
     """The newest decision: action, row, delay, may_shrink, fallback; empty before the first."""
     heard_at: float | None = None
     """When the newest event was recorded."""
+    scheduler_pid: int | None = None
+    """The rendezvous scheduler of the newest attempt, where it has one."""
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -297,6 +299,7 @@ def _supervisor(ledger: Ledger, event: Event) -> None:
 
 def _running(ledger: Ledger, event: Event) -> None:
     ledger.pids = event.data.get("pids", [])
+    ledger.scheduler_pid = event.data.get("scheduler")
 
 
 def _waiting(ledger: Ledger, event: Event) -> None:

@@ -441,6 +441,7 @@ class _Gang:
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
             "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
+            "MUSTER_DRILL": str(self.spool.drill(self.attempt.number, rank)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
         }
