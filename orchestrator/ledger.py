@@ -14,6 +14,7 @@ from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
 from orchestrator.policy import History
 from orchestrator.states import FailureClass, JobState
+from orchestrator.world import World
 
 
 @dataclass
@@ -65,6 +66,11 @@ class Ledger:
     """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
+    world: World | None = None
+    """How many processes compute how many ranks in the newest attempt, where that was told."""
+    growing: int = 0
+    """The newest attempt that was ended to go on at full size."""
+    growths: int = 0
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -141,8 +147,10 @@ def _attempt(ledger: Ledger, event: Event) -> None:
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data.get("world_size", 0),
+            "world_size": _of_checkpoint(event.data),
         }
+    size = event.data.get("ranks")
+    ledger.world = World(event.data["world_size"], size) if size else None
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
@@ -152,6 +160,17 @@ def _attempt(ledger: Ledger, event: Event) -> None:
         for segment in ledger.trained
         if segment[0] <= ledger.resumed_step
     ]
+
+
+def _of_checkpoint(data: dict[str, Any]) -> int:
+    """The ranks of the checkpoint; earlier attempts told no other world size than this."""
+    size: int = data.get("checkpoint_world_size") or data.get("world_size", 0)
+    return size
+
+
+def _growing(ledger: Ledger, event: Event) -> None:
+    ledger.growing = event.attempt
+    ledger.growths += 1
 
 
 def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
@@ -262,6 +281,7 @@ _HANDLERS = {
     "supervisor_started": _supervisor,
     "running": _running,
     "failing": _failing,
+    "growing": _growing,
     "stopping": _ordered,
     "ordered": _ordered,
     "resumed": _resumed,

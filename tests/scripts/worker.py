@@ -80,7 +80,7 @@ def save(rank: Rank, step: int) -> None:
     content = f"{step} ".ljust(size, "x").encode()
     write(aside / "model.ckpt", content)
     files = {"model.ckpt": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
-    manifest = {"format": 1, "step": step, "world_size": rank.size, "files": files}
+    manifest = {"format": 1, "step": step, "world_size": rank.world_size, "files": files}
     write(aside / "MANIFEST.json", json.dumps(manifest).encode())
     aside.rename(final)
     rank.checkpoint(final, step)
