@@ -14,7 +14,9 @@ import yaml
 
 from cluster.simulated.directory import VARIABLE, NodeDirectory
 from cluster.simulated.rehearsal import break_node, create
+from model.coco import CocoDataset
 from model.rehearsal_data import Recipe, make
+from model.sampling import step_positions
 from tests.runs import SCRIPTS, Job, end, muster, poll, training_job, worker_job
 from tests.simulated import node
 
@@ -139,32 +141,38 @@ def test_too_few_devices_are_waited_for(rehearsal: NodeDirectory, tmp_path: Path
     assert attempts(job)[-1]["ranks"] == 8
 
 
-def test_the_real_trainer_goes_on_alone_and_comes_back(
+def test_the_real_trainer_goes_on_with_half_and_comes_back(
     rehearsal: NodeDirectory, tmp_path: Path
 ) -> None:
-    """Two ranks, then one process as both, then two: every sample once, in the order of steps."""
-    for number in range(2, 8):
+    """Four ranks, then two processes of two, then four: no step is lost, nor a rank's samples."""
+    for number in range(4, 8):
         break_node(rehearsal.root, f"lost:{number}")
     make(tmp_path / "data", Recipe(images=16, val_images=4, seed=3, size=64))
     file = training_job(tmp_path, "ascend", 3, every=2, training_shape=64, max_steps=20_000,
                         max_epoch=5000, evaluate_at_end=False)  # fmt: skip
     document = yaml.safe_load(file.read_text())
-    document["resources"] = {"device": "ascend", "ranks": 2}
-    document["restart"] = {"min_ranks": 1}
+    document["resources"] = {"device": "ascend", "ranks": 4}
+    document["restart"] = {"min_ranks": 2}
     file.write_text(yaml.safe_dump(document))
     job = Job(file, tmp_path / "run")
     process = start(job, "--drill", "lose-device:1@step:5")
     try:
-        poll(lambda: len(attempts(job)) == 2 and stepping(job, 2), what="it goes on alone")
+        poll(lambda: len(attempts(job)) == 2 and stepping(job, 2), what="it goes on with two")
         clear(rehearsal)
-        poll(lambda: len(attempts(job)) == 3 and stepping(job, 3), what="there are two again")
+        poll(lambda: len(attempts(job)) == 3 and stepping(job, 3), what="there are four again")
     finally:
         end(process)
-    assert [one["ranks"] for one in attempts(job)] == [2, 1, 2]
+    assert [one["ranks"] for one in attempts(job)] == [4, 2, 4]
     lines = (job.run_dir / "metrics.jsonl").read_text().splitlines()
     kept = {line["step"]: line for line in map(json.loads, lines) if "loss" in line}
     assert list(kept) == list(range(1, max(kept) + 1)), "no step is lost"
     proofs = [e["data"]["proofs"] for e in job.events() if e["kind"] == "resumed"]
-    assert [len(one) for one in proofs] == [1, 2]
-    assert len(proofs[0][0]["next_samples"]) == 4
-    assert [len(one["next_samples"]) for one in proofs[1]] == [2, 2]
+    small, whole = [{one["rank"]: one for one in told} for told in proofs]
+    order = {rank: step_positions(16, 2, 4, rank, small[0]["step"]).tolist() for rank in range(4)}
+    ids = [image.id for image in CocoDataset.load(tmp_path / "data", "train2017").images]
+    assert small[0]["next_samples"] == [ids[i] for i in (*order[0], *order[1])]
+    assert small[1]["next_samples"] == [ids[i] for i in (*order[2], *order[3])]
+    order = {rank: step_positions(16, 2, 4, rank, whole[0]["step"]).tolist() for rank in range(4)}
+    assert {rank: one["next_samples"] for rank, one in whole.items()} == {
+        rank: [ids[i] for i in positions] for rank, positions in order.items()
+    }
