@@ -156,7 +156,7 @@ class VirtualStep(nn.Cell):
         if math.isfinite(norm):
             self.kept = found
             self._show(self.kept[0])  # before the update: the moving average follows them too
-            self.apply_sums(Tensor(rate, ms.float32), Tensor(self._factor(norm), ms.float32))
+            self.apply_sums(Tensor(rate, ms.float32), Tensor(self._factor(norm)))
         else:
             self._show(self.kept[0])
         losses, parts = zip(*outcomes, strict=True)
@@ -194,10 +194,16 @@ class VirtualStep(nn.Cell):
     def _shown(self) -> Statistics:
         return {name: row.asnumpy().copy() for name, row in self.statistics.items()}
 
-    def _factor(self, norm: float) -> float:
-        """What the sums are multiplied by: their mean, unscaled, and shortened if too long."""
-        shortened = self.clip_norm / max(norm, self.clip_norm) if self.clip_norm > 0 else 1.0
-        return shortened / self.loss_scale / self.virtual
+    def _factor(self, norm: float) -> np.float32:
+        """What the sums are multiplied by: their mean, unscaled, and shortened if too long.
+
+        In the precision and order of `TrainStep`, so that the last digit is the same.
+        """
+        factor = np.float32(1.0)
+        if self.clip_norm > 0:
+            limit = np.float32(self.clip_norm)
+            factor = limit / np.maximum(np.float32(norm), limit)
+        return factor / np.float32(self.loss_scale) / np.float32(self.virtual)
 
 
 def _add(total: Parameter, gradient: Tensor) -> Tensor:

@@ -36,11 +36,11 @@ class World:
         target = run / "checkpoints"
         target.mkdir(parents=True, exist_ok=True)
         (run / "attempts/001").mkdir(parents=True, exist_ok=True)
-        arguments = yaml.safe_load(self.job.file.read_text())["args"]
+        arguments = {**yaml.safe_load(self.job.file.read_text())["args"], "max_steps": stop}
         done = subprocess.run(
             [
                 sys.executable, "-m", "model.train",
-                *(f"--{name}={value}" for name, value in arguments.items()), f"--max_steps={stop}",
+                *(f"--{name}={value}" for name, value in arguments.items()),
             ],
             env=self._environment(run, source),
             cwd=run,
