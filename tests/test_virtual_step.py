@@ -9,18 +9,26 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from model.architecture import Architecture
+from model.architecture import SMALL, Architecture
 from model.arguments import parse
 from model.averaging import MovingAverage
 from model.coco import CocoDataset
 from model.data import TrainingData
-from model.loss import PARTS
+from model.loss import PARTS, DetectionLoss
 from model.momentum import Momentum
 from model.rehearsal_data import Recipe, make
-from model.step import TrainStep
+from model.step import Gradients, TrainStep, Update, build_step, ingredients
+from model.training_network import TrainingNetwork
 from model.virtual_data import VirtualData
 from model.virtual_step import VirtualStep
+from model.yolo import YoloV3
 from orchestrator.rank import Rank
+from tests.golden_network import TARGET_NAMES
+from tests.golden_vectors import Golden
+
+HERE = Path(__file__).parent
+SHARED = HERE.parents[1] / "shared" / "golden"
+GOLDEN = Golden(SHARED if SHARED.exists() else HERE / "golden_data")
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +147,44 @@ def test_the_moving_average_follows_the_statistics_of_the_first() -> None:
     alone.train(given[:1], 0.1)
     name = "ema.norm.moving_mean"
     np.testing.assert_array_equal(values(step)[name], values(alone)[name])
+
+
+def test_the_real_network_is_trained_as_by_two_ranks() -> None:
+    """Two ranks, each with its network, and one process as both: equal in every digit (v = 2)."""
+    arrays = GOLDEN.arrays("network.npz", "small/")
+    first = [arrays[name] for name in ("image", *TARGET_NAMES)]
+    given = [first, [np.ascontiguousarray(first[0][::-1]) * 0.5, *first[1:]]]
+    config = parse(["--clip_norm=1"])
+    ranks = [TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL)) for _ in given]
+    full = [build_step(network, config, 1, "cpu") for network in ranks]
+    gradients = [Gradients(one.network, one.optimizer.parameters, 1.0, None, "cpu") for one in full]
+    update = Update(full[0].optimizer, scaled=True, average=None)
+    network = TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL))
+    step = VirtualStep(network, virtual=2, **ingredients(network, config, 1, "cpu"))
+    step.keep_statistics()
+    for _ in range(2):
+        found = [cell(*map(Tensor, batch)) for cell, batch in zip(gradients, given, strict=True)]
+        rows = zip(*(one[-1] for one in found), strict=True)
+        means = [(mine.asnumpy() + its.asnumpy()) * np.float32(0.5) for mine, its in rows]
+        outcome = step.train(given, 0.001)
+        # The two ranks' norms are of the same mean: that of the process stands for them.
+        factor = np.float32(1.0) / np.maximum(np.float32(outcome.gradient_norm), np.float32(1.0))
+        update(Tensor(0.001, ms.float32), Tensor(factor), *map(Tensor, means))
+        for mine, its in zip(
+            full[0].optimizer.parameters, full[1].optimizer.parameters, strict=True
+        ):
+            its.set_data(Tensor(mine.asnumpy().copy()))
+        length = np.sqrt(sum(float((row.astype(np.float64) ** 2).sum()) for row in means))
+        assert outcome.gradient_norm == pytest.approx(length, rel=1e-5)
+        assert outcome.loss == pytest.approx(np.mean([float(one[0].asnumpy()) for one in found]))
+    there = values(full[0])
+    assert there["global_step"] == 2
+    for name, row in values(step).items():
+        np.testing.assert_array_equal(row, there[name], err_msg=name)
+    (other,) = step.statistics_of_others()
+    there = values(full[1])
+    for name, row in other.items():
+        np.testing.assert_array_equal(row.asnumpy(), there[name], err_msg=name)
 
 
 def test_virtual_data_are_those_of_the_ranks(tmp_path: Path) -> None:
