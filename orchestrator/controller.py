@@ -28,6 +28,7 @@ from orchestrator.ending import TERM_GRACE, Ending
 from orchestrator.examiner import Examiner
 from orchestrator.found import Found
 from orchestrator.gang import Gang
+from orchestrator.growth import Grows, Growth
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
 from orchestrator.journal import JournalError
 from orchestrator.judge import Judge
@@ -138,6 +139,7 @@ class Controller:
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
         self._referee = Referee(self.spec, self._recorder, submitted=self.queued)
+        self._growth = Growth(self._devices, self._recorder, self._ending, self._keeper)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
@@ -191,7 +193,12 @@ class Controller:
             way, suspect = self._take_over() if self.adopts else (None, None)
             while True:
                 way = way or self._begin()
-                suspect = suspect or self._watch(way)
+                try:
+                    suspect = suspect or self._watch(way)
+                except Grows as wish:
+                    self._growth.begin(way, str(wish))
+                    way, self.way, self._recovering = None, None, True
+                    continue
                 if suspect is None:
                     return self._succeed(way)
                 if not self._recover(way, suspect):
@@ -246,6 +253,10 @@ class Controller:
         if not self.node.supervised:
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
+        if self._growth.begun():
+            self._growth.end(way)
+            self._recovering = True
+            return self._without_gang(None)
         return way, adoption.suspect_of(self.ledger)
 
     def _skip_attempt(self) -> None:
@@ -333,7 +344,9 @@ class Controller:
             resumed_step=way.resumed_step,
             resumed_from=str(chosen.path) if chosen else None,
             digest=chosen.digest if chosen else None,
-            world_size=chosen.world_size if chosen else None,
+            world_size=self.spec.resources.ranks,
+            ranks=len(plan.ranks),
+            checkpoint_world_size=chosen.world_size if chosen else None,
             port=plan.attempt.port,
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
@@ -392,6 +405,7 @@ class Controller:
             suspect = suspect or self._supervisor_lost()
             if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
+            self._growth.watch(way)
             self._referee.inject(self.faults, self.target, way.gang)
             self._referee.look(way.gang)
             self._pump(self._patience())
@@ -613,6 +627,8 @@ def _starting(chosen: Verified | None, plan: LaunchPlan) -> str:
     told = "starting fresh"
     if chosen is not None:
         told = f"resuming from step {chosen.step} ({chosen.digest[:12]})"
+    if not plan.world.whole:
+        told += f" on {plan.world}"
     if plan.simulated:
         told += " on simulated devices"
     if plan.table is not None:

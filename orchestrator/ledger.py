@@ -14,6 +14,7 @@ from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
 from orchestrator.states import FailureClass, JobState
 from orchestrator.verdicts import History
+from orchestrator.world import World
 
 
 @dataclass
@@ -77,6 +78,11 @@ class Ledger:
     """When the newest event was recorded."""
     scheduler_pid: int | None = None
     """The rendezvous scheduler of the newest attempt, where it has one."""
+    world: World | None = None
+    """How many processes compute how many ranks in the newest attempt, where that was told."""
+    growing: int = 0
+    """The newest attempt that was ended to go on at full size."""
+    growths: int = 0
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -182,8 +188,10 @@ def _attempt(ledger: Ledger, event: Event) -> None:
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data.get("world_size", 0),
+            "world_size": _of_checkpoint(event.data),
         }
+    size = event.data.get("ranks")
+    ledger.world = World(event.data["world_size"], size) if size else None
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
@@ -196,6 +204,17 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     # What was lost counts when it is trained again, as if it had never been trained before.
     counted = ledger.counted_seconds
     ledger.charged_at = {cls: min(at, counted) for cls, at in ledger.charged_at.items()}
+
+
+def _of_checkpoint(data: dict[str, Any]) -> int:
+    """The ranks of the checkpoint; earlier attempts told no other world size than this."""
+    size: int = data.get("checkpoint_world_size") or data.get("world_size", 0)
+    return size
+
+
+def _growing(ledger: Ledger, event: Event) -> None:
+    ledger.growing = event.attempt
+    ledger.growths += 1
 
 
 def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
@@ -324,6 +343,7 @@ _HANDLERS = {
     "supervisor_started": _supervisor,
     "running": _running,
     "failing": _failing,
+    "growing": _growing,
     "stopping": _ordered,
     "ordered": _ordered,
     "resumed": _resumed,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.states import RankState
+from orchestrator.world import World
 
 FILE_WIDTH = 140
 """A file has no width of its own, and a table must not be broken at a guess of 80."""
@@ -45,6 +46,9 @@ def headline(summary: dict[str, Any]) -> Text:
     ]
     if summary["checkpoint"]:
         parts.append(f"checkpoint {summary['checkpoint']['step']}")
+    world = summary.get("world")
+    if world and world["virtual_ranks"] > 1:
+        parts.append(str(World(world["ranks"], world["processes"])))
     if summary["simulated"]:
         parts.append("simulated devices")
     return Text("  ".join(parts), style="bold")

@@ -51,6 +51,7 @@ class Rank:
         self.attempt = int(get("MUSTER_ATTEMPT") or 0)
         self.rank = int(get("RANK_ID") or 0)
         self.size = int(get("RANK_SIZE") or 1)
+        self.world_size = int(get("MUSTER_RANKS") or self.size)
         self.local_rank = int(get("LOCAL_RANK") or 0)
         self.backend = get("MUSTER_BACKEND", "")
         self.run_dir = _path(get("MUSTER_RUN_DIR"))
@@ -73,7 +74,9 @@ class Rank:
     def from_env(cls) -> Rank:
         """Read the contract's variables and report uncaught exceptions from here on.
 
-        RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
+        RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_RANKS (the job's ranks where there are fewer
+        processes than that, a multiple of RANK_SIZE; else not set); MUSTER_JOB,
+        MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
         empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps, snapshots,
         snapshot_every_steps);
@@ -91,6 +94,15 @@ class Rank:
                 rank._heartbeat = HeartbeatWriter(rank._heartbeat_file)
             _VOICES[os.getpid()] = known = rank
         return known
+
+    @property
+    def virtual_ranks(self) -> range:
+        """Which ranks of the job this process is: one, or several in a smaller world.
+
+        The job is of `world_size` ranks; `size` processes are there, each for as many of them.
+        """
+        each = self.world_size // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
 
     def phase(self, name: str) -> None:
         """Say what the rank does now: a name of `orchestrator.heartbeat.PHASES`."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.journal import Event
 from orchestrator.ledger import Ledger, fold
 from orchestrator.states import FailureClass, JobState
+from orchestrator.world import World
 
 Line = tuple[float, str, dict[str, Any]]
 
@@ -335,3 +336,28 @@ def test_budgets_replenish_by_the_journal_alone(
         assert live.charged == {f: used for f, (used, _) in model.items()}
         assert fold(events) == live
         assert all(used > 0 for used in live.charged.values())
+
+
+def test_a_world_is_told_by_the_attempt() -> None:
+    """Its size, or nothing by a journal that was written before there were several."""
+    old = (1.0, "attempt", {"resumed_step": 4, "sources": "s", "resumed_from": "/c", "digest": "d",
+                            "world_size": 8})  # fmt: skip
+    ledger = story(old)
+    assert ledger.world is None
+    assert ledger.chosen is not None and ledger.chosen["world_size"] == 8
+    small = {"ranks": 4, "world_size": 8, "checkpoint_world_size": 8}
+    ledger = story(old, (2.0, "attempt", {**old[2], **small}))
+    assert ledger.world == World(8, 4)
+    assert ledger.chosen is not None and ledger.chosen["world_size"] == 8
+
+
+def test_growing_is_counted_and_charged_to_nothing() -> None:
+    """The attempt that was ended for it is known, as is how often that was done."""
+    ledger = story(
+        start(0.0),
+        (1.0, "growing", {"state": JobState.STOPPING}),
+        (2.0, "next", {"state": JobState.RECOVERING}),
+    )
+    assert (ledger.growing, ledger.growths) == (1, 1)
+    assert ledger.charged == {} and ledger.restarts == {} and ledger.incidents == []
+    assert ledger.history.failures_in_a_row == 0

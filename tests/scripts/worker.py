@@ -165,7 +165,7 @@ def save(rank: Rank, state: State, stay: float) -> None:
     write(aside / "model.ckpt", content)
     time.sleep(stay)  # a kill may land here
     files = {"model.ckpt": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
-    manifest = {"format": 1, "step": step, "world_size": rank.size, "files": files}
+    manifest = {"format": 1, "step": step, "world_size": rank.world_size, "files": files}
     write(aside / "MANIFEST.json", json.dumps(manifest).encode())
     aside.rename(final)
     rank.checkpoint(final, step)
