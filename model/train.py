@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from model import backend as backends
+from model.agreement import Agreement
 from model.arguments import as_run, parse
 from model.config import Config, ConfigError
 from model.config_report import show_help
@@ -128,6 +129,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
     LOGGER.info("batches are prepared by %d threads", workers)
     source = run.data.iterate(done, total, workers)
     profile = profiler(run.outputs / "profile", run.backend, wanted=config.need_profiler)
+    agreement = Agreement(run.network.optimizer.parameters, rank, done)
     with contextlib.closing(source) as batches, profile as profiled:
         for batch, waited in timed(batches):
             step = batch.global_step + 1
@@ -141,6 +143,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
                 step, loss=None if outcome.skipped else outcome.loss,
                 images=config.per_batch_size, total=total, data_wait=waited,
             )  # fmt: skip
+            agreement.after(step)
             progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
                 step=step, epoch=run.data.epoch_of(step - 1), loss=outcome.loss,

@@ -36,6 +36,7 @@ from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
 from orchestrator.recorder import Log, Recorder, Viewer
+from orchestrator.slow_ranks import SlowRanks
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
 from orchestrator.status import RunView, places, view_from_disk
@@ -123,6 +124,7 @@ class Controller:
         )
         self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
+        self._slow_ranks = SlowRanks(self._recorder, self._devices)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._came_up = False
         self._recovering = False
@@ -197,7 +199,7 @@ class Controller:
 
         Returns the attempt under way, if there is one, and what it is failing of, if it is.
         """
-        self.way = way = adoption.restored(self.ledger, self.directory)
+        self.way = way = adoption.restored(self.ledger, self.directory, self.spec.health.straggler)
         self.placement = way.gang.plan.placement if way else Placement(())
         if adoption.lives(self.ledger.supervisor):
             self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
@@ -296,7 +298,9 @@ class Controller:
         except OSError as error:
             raise Unstartable(FailureClass.STORAGE, f"attempt {number}: {error}") from error
         self._judge.attempt_begins()
-        self.way = way = UnderWay(Gang(plan, files), chosen, allocated_at)
+        self.way = way = UnderWay(
+            Gang(plan, files, self.spec.health.straggler), chosen, allocated_at
+        )
         self._recorder.record(
             "attempt",
             _starting(chosen, plan),
@@ -357,6 +361,7 @@ class Controller:
             suspect = suspect or self._supervisor_lost()
             if suspect is not None:
                 return suspect
+            self._slow_ranks.tell(way.gang)
             self._drill(way)
             self._pump(self._patience())
 

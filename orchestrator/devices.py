@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from cluster.allocate import Placement, Refusal, allocate
@@ -96,6 +96,11 @@ class Devices:
             self._pass(min(_LOOK_AGAIN, left))
             found = self._look()
 
+    def ask(self) -> Future[Found] | None:
+        """What the tools say now, some time later; None where there are no tools."""
+        slots = self._spec.resources.device.is_slot
+        return None if slots else self._worker.submit(self._find)
+
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank.
 
@@ -128,17 +133,23 @@ class Devices:
         return RECOVERY_PATIENCE if recovering and counted else 0.0
 
     def _choose(self, found: Found) -> Placement | Refusal:
-        """Without the devices that this run has blamed, if there are others."""
+        """Without the devices that this run has blamed, if there are others, or found slow."""
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
-        given = self._stay(found, {**blamed, **found.withheld})
-        if given is not None:
-            return given
-        chosen = self._leased(found, {**blamed, **found.withheld})
+        slow = self._recorder.ledger.slow_devices if self._spec.health.move_stragglers else {}
+        if slow and not self._spec.resources.device.is_slot:
+            chosen = self._avoiding(found, {**slow, **blamed})
+            if isinstance(chosen, Placement):
+                return chosen
+        chosen = self._avoiding(found, blamed)
         if isinstance(chosen, Refusal) and blamed:
             return self._leased(found, found.withheld)
         return chosen
+
+    def _avoiding(self, found: Found, avoided: Mapping[str, str]) -> Placement | Refusal:
+        withheld = {**avoided, **found.withheld}
+        return self._stay(found, withheld) or self._leased(found, withheld)
 
     def _stay(self, found: Found, withheld: Mapping[str, str]) -> Placement | None:
         """The place that was given, if all of it can be had still."""
