@@ -32,6 +32,7 @@ def restored(
     gang = Gang(written_down(document, ledger.run_id), files, straggler)
     ago = max(0.0, time.time() - ledger.attempt_at)
     gang.began(ago)
+    gang.restore_stragglers(ledger.stragglers)
     return UnderWay(
         gang,
         _chosen(ledger.chosen),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.link import Message
 from orchestrator.plan import LaunchPlan
 from orchestrator.secrets import Redactor
 from orchestrator.silent import Silence
-from orchestrator.stragglers import News, Stragglers
+from orchestrator.stragglers import News, Slow, Stragglers
 
 _STEPS_REMEMBERED = 1000
 _ERROR_FIELDS = frozenset({"type", "message", "traceback", "code", "monotonic"})
@@ -106,6 +106,10 @@ class Gang:
         rank = message["rank"]
         effort = Effort(**message["effort"])
         self._stragglers.effort(rank, message["at"], effort, self._ranks[rank].beat)
+
+    def restore_stragglers(self, told: Mapping[int, Mapping[str, Any]]) -> None:
+        """Take over what an earlier controller had told of them: factor and reason, by rank."""
+        self._stragglers.restore({rank: Slow(**one) for rank, one in told.items()})
 
     def stragglers(self) -> list[News]:
         """Who has become a straggler since this was asked last, and who is none any more."""

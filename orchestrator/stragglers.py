@@ -169,6 +169,10 @@ class Stragglers:
         self._at = -math.inf
         self._looked_at = -math.inf
 
+    def restore(self, told: Mapping[int, Slow]) -> None:
+        """Go on where an earlier controller was killed, who had told of these."""
+        self._told = dict(told)
+
     def beat(self, rank: int, beat: Heartbeat) -> None:
         """A heartbeat: the steps that nobody saw count as long in waiting as the last one."""
         steps = beat.step - self._steps.get(rank, beat.step)

@@ -7,7 +7,8 @@ In an embedded run it ends with its controller: the end of their conversation te
 service it outlives its controller, and dials until there is another.
 
 One thread, one selector. Messages in: welcome, warm, start, stop, leave. Messages out: hello,
-warmed, started, start_failed, look (beats, signs), exit, stopped, note. Standard library only.
+warmed, started, start_failed, look (beats, signs, efforts), exit, stopped, note. Standard library
+only.
 """
 
 from __future__ import annotations

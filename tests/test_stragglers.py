@@ -25,13 +25,14 @@ from orchestrator.stragglers import (
     UNKNOWN,
     News,
     Point,
+    Slow,
     Stragglers,
     Stretch,
     between,
     compare,
     joined,
 )
-from tests.runs import poll, worker_job
+from tests.runs import end, poll, worker_job
 from tests.support_core import training
 
 STEP = Stretch(
@@ -146,6 +147,17 @@ def test_a_straggler_is_told_once_and_once_when_it_is_over() -> None:
     assert 140 < ended <= 152
     assert first.slow.reason == COMPUTES
     assert last.seconds == pytest.approx(ended - begun + first.seconds)
+
+
+def test_who_takes_over_knows_who_was_slow() -> None:
+    """What a killed controller had told is not told again, but its end is."""
+    story = Story()
+    story.watch.restore({2: Slow(2.0, COMPUTES)})
+    story.train(60, r2=0.6)
+    assert story.news == []
+    story.train(40)
+    ((_, news),) = story.news
+    assert (news.rank, news.over) == (2, True)
 
 
 def test_a_hiccup_is_no_straggler() -> None:
@@ -264,12 +276,11 @@ def test_a_slow_rank_is_found_in_a_real_run(tmp_path: Path) -> None:
     )
     process = job.start()
     try:
-        seen = poll(lambda: [r for r in job.status()["ranks"] if r["straggler"]], 120)
-        assert [row["rank"] for row in seen] == [1]
+        poll(lambda: "straggler" in job.kinds(), 120, "a straggler")
+        assert [row["rank"] for row in job.status()["ranks"] if row["straggler"]] == [1]
         assert process.wait(120) == 0, job.output()
     finally:
-        process.kill()
-        process.wait()
+        end(process)
     told = [event["data"] for event in job.events() if event["kind"] == "straggler"]
     assert [(one["rank"], one["over"]) for one in told] == [(1, False), (1, True)]
     assert told[0]["factor"] > 1.5
