@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from model import agreement
 from model.agreement import EVERY_STEPS, Agreement, digest
+from tests.test_step import linear_step
 
 
 @dataclass
@@ -73,3 +74,23 @@ def test_one_rank_has_nobody_to_agree_with() -> None:
     """Then nothing is read; nor where nothing is trained."""
     assert told(parameters(3), EVERY_STEPS, size=1) == []
     assert told([], EVERY_STEPS) == []
+
+
+def test_what_is_trained_alike_agrees_until_a_number_is_changed() -> None:
+    """And never again: gradients that are the same for all leave the difference as it is."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ours, theirs = linear_step(), linear_step()
+    x = np.array([4.0, -8.0], np.float32)
+
+    def digests() -> list[int]:
+        for one in (ours, theirs):
+            one.train([x], 0.125)
+        return [digest(one.optimizer.parameters) for one in (ours, theirs)]
+
+    before, after = digests(), digests()
+    assert before[0] == before[1] and after[0] == after[1] and before[0] != after[0]
+    weight = theirs.optimizer.parameters[-1]
+    ops.assign(weight, Tensor(weight.asnumpy() + np.float32(0.001)))
+    for _ in range(3):
+        ours_now, theirs_now = digests()
+        assert ours_now != theirs_now
