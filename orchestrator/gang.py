@@ -45,6 +45,8 @@ class Gang:
         """Whether the supervisor has told how the ranks are."""
         self.stopped_at: float | None = None
         self.stuck: list[dict[str, Any]] = []
+        self.examined: list[dict[str, Any]] | None = None
+        """What the supervisor found when it was last asked to look closely."""
 
     @property
     def views(self) -> tuple[RankView, ...]:
@@ -123,6 +125,9 @@ class Gang:
         self._change(message["rank"], exit=ended)
         if not ended.clean:
             self._read_error(message["rank"])
+
+    def _on_examined(self, message: Message) -> None:
+        self.examined = message["ranks"]
 
     def _on_stopped(self, message: Message) -> None:
         self.stopped_at = message["at"]

@@ -19,6 +19,7 @@ HANG_FLOOR = 60.0
 
 _HANG_FACTOR = 5.0
 _PERCENTILE = 0.99
+NOT_DETERMINED = "; which rank is the cause: not determined"
 _LEAVE_GRACE = 60.0
 _FAILED_GRACE = 0.5
 
@@ -227,7 +228,7 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     culprit = _culprit(stuck or present)
     if culprit is None:
         what = silences[late[0].rank].what
-        return Suspect(None, at, Sign.HANG, f"{what}; which rank is the cause: not determined")
+        return Suspect(None, at, Sign.HANG, what + NOT_DETERMINED)
     stopped = "; its process is stopped" if culprit.process_state in _STOPPED else ""
     return Suspect(culprit.rank, at, Sign.HANG, silences[culprit.rank].what + stopped)
 

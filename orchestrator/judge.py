@@ -10,12 +10,14 @@ from dataclasses import replace
 from orchestrator import drill, evidence, incident
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
-from orchestrator.health import Limits, Suspect, first_failure
+from orchestrator.examiner import notable
+from orchestrator.health import Limits, RankView, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
 from orchestrator.layout import AttemptDirectory
 from orchestrator.patterns import found_in
 from orchestrator.policy import Decision, Finding, classify, decide
 from orchestrator.recorder import Recorder
+from orchestrator.signature import signature
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
 
@@ -24,10 +26,17 @@ class Judge:
     """Turns a suspect into an incident and a decision, both in the journal."""
 
     def __init__(
-        self, spec: JobSpec, recorder: Recorder, keeper: CheckpointKeeper, job: str
+        self,
+        spec: JobSpec,
+        recorder: Recorder,
+        keeper: CheckpointKeeper,
+        job: str,
+        called: str = "",
     ) -> None:
+        """`called` is what a person gives to `muster resume`: the job's id, or its directory."""
         self._spec = spec
         self._job = job
+        self._called = called or job
         self._recorder = recorder
         self._keeper = keeper
         self._oom_kills: int | None = None
@@ -45,14 +54,16 @@ class Judge:
         *,
         seen_at: float,
         device_faults: Mapping[int, str],
+        whole: bool = True,
     ) -> Decision:
         """The decision about a failed attempt.
 
-        `device_faults`: what is wrong with the devices of ranks, by their tools, now.
+        `device_faults`: what is wrong with the devices of ranks, by their tools, now; `whole`:
+        there are devices for all ranks, as far as is known.
         """
         ledger = self._recorder.ledger
         if ledger.judged_attempt == ledger.attempt:
-            return self._decide(incident.finding_of(ledger.incidents[-1]))
+            return self._decide(incident.finding_of(ledger.incidents[-1]), whole=whole)
         stepped_before = bool(ledger.suspect and ledger.suspect["stepped_before"])
         suspect = _blame(way, suspect)
         view = way.gang.view(suspect.rank)
@@ -84,14 +95,17 @@ class Judge:
             attempt=self._recorder.ledger.attempt,
             suspect=blamed,
             finding=finding,
-            evidence=evidence.describe(suspect, found, view),
+            evidence=[*evidence.describe(suspect, found, view), *self._seen_alive(way, blamed)],
             gang=way.gang,
             fault_at=fault_at,
             fault_source=source,
             seen_at=seen_at,
+            signature=signature(finding, found, stopped=_was_stopped(view)),
+            step=max(way.resumed_step, way.gang.last_step, 0),
+            replenished=self._given_back(finding),
         )
         self._recorder.record("failure", _headline(blamed, finding), **document)
-        return self._decide(finding)
+        return self._decide(finding, whole=whole)
 
     def reopen(self) -> None:
         """Remember the failure whose way back another controller has begun."""
@@ -116,18 +130,26 @@ class Judge:
         reason = f"first new step {split['first_step_after']:.1f} s after the fault"
         self._recorder.record("recovered", reason, incident=split)
 
-    def _decide(self, finding: Finding) -> Decision:
+    def _given_back(self, finding: Finding) -> int:
+        after = self._spec.restart.replenish_after
+        return 0 if finding.free else self._recorder.ledger.given_back(finding.failure, after)
+
+    def _decide(self, finding: Finding, *, whole: bool) -> Decision:
         ledger = self._recorder.ledger
-        decision = decide(finding, ledger.history, self._spec.restart)
+        spec = self._spec
+        ranks = spec.resources.ranks
+        decision = decide(finding, ledger.history, spec.restart, ranks=ranks, whole=whole)
         reason = decision.reason
         if not decision.retry:
-            reason = f"{ledger.incidents[-1]['cause']}; {decision.reason}"
+            again = f"`muster resume {self._called}` continues it"
+            reason = f"{ledger.incidents[-1]['cause']}; {decision.reason}; {again}"
         self._recorder.record(
             "decision",
             reason,
             state=JobState.RECOVERING if decision.retry else JobState.FAILED,
             retry=decision.retry,
             incident=incident.decided(decision),
+            decision=incident.chosen(decision),
         )
         return decision
 
@@ -143,6 +165,11 @@ class Judge:
         ]
         return (meant[-1], "drill") if meant else (suspect.at, suspect.sign.value)
 
+    def _seen_alive(self, way: UnderWay, blamed: Suspect) -> list[str]:
+        """What was seen of the ranks before their end."""
+        events, attempt = self._recorder.events(), self._recorder.ledger.attempt
+        return evidence.of_examination(events, attempt, blamed.rank) or notable(way.gang)
+
     def _found_in(self, log: str) -> Mapping[str, bool | None]:
         """Which patterns of the job's rules a log has; one that takes for ever is told."""
         patterns = [rule.log for rule in self._spec.restart.rules if rule.log is not None]
@@ -156,6 +183,10 @@ class Judge:
     def _oom_happened(self) -> bool:
         now, before = evidence.oom_kills(), self._oom_kills
         return before is not None and now is not None and now > before
+
+
+def _was_stopped(view: RankView | None) -> bool:
+    return view is not None and view.process_state in ("T", "t")
 
 
 def _blame(way: UnderWay, suspect: Suspect) -> Suspect:

@@ -6,14 +6,14 @@ the controller acted upon, and a controller that comes later knows what the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
-from orchestrator.policy import History
 from orchestrator.states import FailureClass, JobState
+from orchestrator.verdicts import History
 
 
 @dataclass
@@ -69,9 +69,20 @@ class Ledger:
     """Devices of ranks that were stragglers to the end, by key: the next attempt may avoid them."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
+    charged_at: dict[FailureClass, float] = field(default_factory=dict)
+    """What `counted_seconds` was when a class was charged last."""
+    repeats: dict[str, int] = field(default_factory=dict)
+    """How often each signature was seen at each step (`seen_as`)."""
+    fallback: bool = False
+    """Whether attempts have the arguments of `restart.fallback`."""
+    decided: dict[str, Any] = field(default_factory=dict)
+    """The newest decision: action, row, delay, may_shrink, fallback; empty before the first."""
+    heard_at: float | None = None
+    """When the newest event was recorded."""
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
+        self.heard_at = event.time
         if event.state is not None:
             self.state = event.state
             self.reason = event.reason
@@ -95,7 +106,24 @@ class Ledger:
     @property
     def history(self) -> History:
         """What `policy.decide` needs, the newest failure included."""
-        return History(dict(self.charged), self.without_gain, self.failures_in_a_row)
+        newest = seen_as(self.incidents[-1]) if self.incidents else None
+        return History(
+            dict(self.charged),
+            self.without_gain,
+            self.failures_in_a_row,
+            repeats=self.repeats.get(newest or "", 1),
+            fallback_used=self.fallback,
+            seed=f"{self.run_id}/{self.attempt}",
+        )
+
+    def given_back(self, failure: FailureClass, after: float | None) -> int:
+        """Charges of a class that `after` seconds of training without it have made up for.
+
+        All of them or none. Training counts as far as its steps do: what was trained twice is
+        healthy once, and waiting or failing is no training.
+        """
+        trained = self.counted_seconds - self.charged_at.get(failure, 0.0)
+        return self.charged.get(failure, 0) if after is not None and trained >= after else 0
 
 
 def fold(events: Iterable[Event]) -> Ledger:
@@ -104,6 +132,12 @@ def fold(events: Iterable[Event]) -> Ledger:
     for event in events:
         ledger.apply(event)
     return ledger
+
+
+def seen_as(incident: Mapping[str, Any]) -> str | None:
+    """The key of an incident in `Ledger.repeats`; None if it can be no repetition."""
+    signature = incident.get("signature")
+    return f"{incident['step']} {signature}" if signature else None
 
 
 def _controller(ledger: Ledger, event: Event) -> None:
@@ -119,6 +153,9 @@ def _controller(ledger: Ledger, event: Event) -> None:
 def _forgive(ledger: Ledger, _: Event) -> None:
     """A person looked at it and started it again: the budgets are fresh."""
     ledger.charged.clear()
+    ledger.charged_at.clear()
+    ledger.repeats.clear()
+    ledger.fallback = False
     ledger.without_gain = ledger.failures_in_a_row = 0
     ledger.sources = ""
     ledger.blamed.clear()
@@ -128,7 +165,7 @@ def _forgive(ledger: Ledger, _: Event) -> None:
 def _requeued(ledger: Ledger, event: Event) -> None:
     if event.data.get("preempted"):
         preemption = FailureClass.PREEMPTION
-        ledger.charged[preemption] = ledger.charged.get(preemption, 0) + 1
+        _charge(ledger, preemption)
         ledger.restarts[preemption.value] = ledger.restarts.get(preemption.value, 0) + 1
 
 
@@ -189,6 +226,11 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
     ledger.best_step = max(ledger.best_step, last)
 
 
+def _charge(ledger: Ledger, failure: FailureClass) -> None:
+    ledger.charged[failure] = ledger.charged.get(failure, 0) + 1
+    ledger.charged_at[failure] = ledger.counted_seconds
+
+
 def _failure(ledger: Ledger, event: Event) -> None:
     data = event.data
     ledger.judged_attempt = event.attempt
@@ -197,8 +239,10 @@ def _failure(ledger: Ledger, event: Event) -> None:
         ledger.without_gain = 0
         ledger.failures_in_a_row = 0
     ledger.failures_in_a_row += 1
+    if data.get("replenished"):
+        ledger.charged.pop(failure, None)
     if not data["free"]:
-        ledger.charged[failure] = ledger.charged.get(failure, 0) + 1
+        _charge(ledger, failure)
         ledger.without_gain += ledger.best_step <= ledger.best_at_last_failure
     ledger.best_at_last_failure = ledger.best_step
     if data["rank"] is not None:
@@ -206,10 +250,17 @@ def _failure(ledger: Ledger, event: Event) -> None:
     if failure.blames_device and data["device"]:
         ledger.blamed[f"{data['node']}/{data['device']}"] = data["cause"]
     ledger.incidents.append({"attempt": event.attempt, **data})
+    seen = seen_as(data)
+    if seen is not None:
+        ledger.repeats[seen] = ledger.repeats.get(seen, 0) + 1
 
 
 def _decision(ledger: Ledger, event: Event) -> None:
     ledger.incidents[-1].update(event.data["incident"])
+    ledger.decided = dict(event.data.get("decision", {}))
+    if ledger.decided.get("fallback"):
+        ledger.fallback = True
+        ledger.without_gain = 0  # other arguments: what the old ones failed to gain is no sign
     if event.data["retry"]:
         name = ledger.incidents[-1]["class"]
         ledger.restarts[name] = ledger.restarts.get(name, 0) + 1

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 from orchestrator.secrets import Redactor
+from orchestrator.stack_signal import install
 from orchestrator.stop_request import Listener
 
 EXIT_DONE = 0
@@ -78,6 +79,7 @@ class Rank:
         known = _VOICES.get(os.getpid())
         if known is None:
             rank._hook_exceptions()
+            install(os.environ)
             if rank._heartbeat_file:
                 rank._heartbeat = HeartbeatWriter(rank._heartbeat_file)
             _VOICES[os.getpid()] = known = rank

@@ -3,15 +3,19 @@
     worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true]
               [--digests=EVERY] [--slow=SECONDS] [--slow_from=STEP] [--slow_to=STEP] [--wait=S]
 
-HOW: raise, exit-CODE, leave (exit 0 without done), hang, nan (a loss that is none), diverge
-(its digests, told every so many steps, are others than its peers' from then on). It fails on
-rank R (default 1), in the first attempt only unless `always`; step 0 is before the first step.
-Rank R computes `slow` seconds longer in every step, and says that it waited `wait` for data.
+HOW: raise, exit-CODE, leave (exit 0 without done), hang (asleep in Python), data-hang (waits for a
+batch that never comes), stop (by SIGSTOP), all-hang (every rank, in the barrier), nan (a loss that
+is none), diverge (its digests, told every so many steps, are others than its peers' from then
+on). It fails on rank R (default 1), in the first attempt only unless `always`; step 0 is before
+the first step. Rank R computes `slow` seconds longer in every step, and says that it waited
+`wait` for data.
 """
 
 import hashlib
 import json
 import os
+import queue
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,7 +36,7 @@ def main() -> None:
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
         waited = be_slow(rank, options, step)
-        keep_step(rank, step)
+        barrier(rank, step)
         bad = told(rank, options, "nan", step)
         loss = float("nan") if bad else 1.0 / step
         rank.step(step, loss=loss, images=2, total=steps, data_wait=waited)
@@ -51,6 +55,11 @@ def main() -> None:
     rank.done()
 
 
+def next_batch(batches: queue.Queue) -> object:
+    """The next batch of a loader."""
+    return batches.get()
+
+
 def say_started(rank: Rank) -> None:
     """A line for every start of this rank in this attempt: there must be one."""
     folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
@@ -58,7 +67,7 @@ def say_started(rank: Rank) -> None:
         file.write(f"{os.getpid()}\n")
 
 
-def keep_step(rank: Rank, step: int) -> None:
+def barrier(rank: Rank, step: int) -> None:
     """What an all-reduce does: nobody is more than a step ahead of anybody."""
     folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
     (folder / f"at-{rank.rank}-{step}").touch()
@@ -132,7 +141,9 @@ def be_slow(rank: Rank, options: dict[str, str], step: int) -> float:
 def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     """The fault that the test ordered."""
     how, _, at = options.get("fail", "@-1").partition("@")
-    if how in ("nan", "diverge") or int(at) != step or rank.rank != int(options.get("rank", "1")):
+    if how in ("nan", "diverge") or int(at) != step:
+        return
+    if how != "all-hang" and rank.rank != int(options.get("rank", "1")):
         return
     if rank.attempt > 1 and options.get("always") != "true":
         return
@@ -142,6 +153,12 @@ def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
         os._exit(0)
     if how == "hang":
         time.sleep(3600)
+    if how == "data-hang":
+        next_batch(queue.Queue())
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "all-hang":
+        barrier(rank, 10**9 + rank.rank)  # nobody waits for the same
     sys.exit(int(how.removeprefix("exit-")))
 
 
