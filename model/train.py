@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from model import backend as backends
+from model.agreement import Agreement
 from model.arguments import as_run, parse
 from model.config import Config, ConfigError
 from model.config_report import show_help
@@ -139,6 +140,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
     LOGGER.info("batches are prepared by %d threads", workers)
     source = run.data.iterate(done, total, workers)
     profile = profiler(run.outputs / "profile", run.backend, wanted=config.need_profiler)
+    agreement = Agreement(run.network.optimizer.parameters, rank, done)
     with contextlib.closing(source) as batches, profile as profiled:
         for batch, waited in timed(batches):
             step = batch.global_step + 1
@@ -153,6 +155,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
                 step, loss=None if outcome.skipped else outcome.loss,
                 images=own_images, total=total, data_wait=waited,
             )  # fmt: skip
+            agreement.after(step)
             progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
                 step=step, epoch=run.data.epoch_of(step - 1), loss=outcome.loss,

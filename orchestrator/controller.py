@@ -40,6 +40,7 @@ from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
 from orchestrator.recorder import Log, Recorder, Viewer
+from orchestrator.slow_ranks import SlowRanks
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
 from orchestrator.status import RunView, places, view_from_disk
@@ -136,6 +137,7 @@ class Controller:
             self.job or str(self.directory.root),
         )
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
+        self._slow_ranks = SlowRanks(self._recorder, self._devices)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
         self._referee = Referee(self.spec, self._recorder, submitted=self.queued)
@@ -230,7 +232,7 @@ class Controller:
 
         Returns the attempt under way, if there is one, and what it is failing of, if it is.
         """
-        self.way = way = adoption.restored(self.ledger, self.directory)
+        self.way = way = adoption.restored(self.ledger, self.directory, self.spec.health.straggler)
         self.placement = way.gang.plan.placement if way else Placement(())
         if adoption.lives(self.ledger.supervisor):
             self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
@@ -335,7 +337,9 @@ class Controller:
         except OSError as error:
             raise Unstartable(FailureClass.STORAGE, f"attempt {number}: {error}") from error
         self._judge.attempt_begins()
-        self.way = way = UnderWay(Gang(plan, files), chosen, allocated_at)
+        self.way = way = UnderWay(
+            Gang(plan, files, self.spec.health.straggler), chosen, allocated_at
+        )
         self._recorder.record(
             "attempt",
             _starting(chosen, plan),
@@ -405,6 +409,7 @@ class Controller:
             suspect = suspect or self._supervisor_lost()
             if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
+            self._slow_ranks.tell(way.gang)
             self._growth.watch(way)
             self._referee.inject(self.faults, self.target, way.gang)
             self._referee.look(way.gang)

@@ -130,6 +130,11 @@ class Devices:
         )
         return any(isinstance(answer, Placement) for answer in answers)
 
+    def ask(self) -> Future[Found] | None:
+        """What the tools say now, some time later; None where there are no tools."""
+        slots = self._spec.resources.device.is_slot
+        return None if slots else self._worker.submit(self._find)
+
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank.
 
@@ -178,17 +183,23 @@ class Devices:
         return None
 
     def _choose(self, found: Found, size: int) -> Placement | Refusal:
-        """`size` devices, without those that this run has blamed, if there are others."""
+        """`size` devices: none that this run has blamed or found slow, if there are others."""
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
-        given = self._stay(found, {**blamed, **found.withheld}, size)
-        if given is not None:
-            return given
-        chosen = self._leased(found, {**blamed, **found.withheld}, size)
+        slow = self._recorder.ledger.slow_devices if self._spec.health.move_stragglers else {}
+        if slow and not self._spec.resources.device.is_slot:
+            chosen = self._avoiding(found, {**slow, **blamed}, size)
+            if isinstance(chosen, Placement):
+                return chosen
+        chosen = self._avoiding(found, blamed, size)
         if isinstance(chosen, Refusal) and blamed:
             return self._leased(found, found.withheld, size)
         return chosen
+
+    def _avoiding(self, found: Found, avoided: Mapping[str, str], size: int) -> Placement | Refusal:
+        withheld = {**avoided, **found.withheld}
+        return self._stay(found, withheld, size) or self._leased(found, withheld, size)
 
     def _stay(self, found: Found, withheld: Mapping[str, str], size: int) -> Placement | None:
         """The place that was given, if it is of this size and all of it can be had still."""

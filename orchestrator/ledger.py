@@ -64,6 +64,10 @@ class Ledger:
     drills: list[dict[str, Any]] = field(default_factory=list)
     blamed: dict[str, str] = field(default_factory=dict)
     """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
+    stragglers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Ranks of the newest attempt that are slower than their peers now: factor and reason."""
+    slow_devices: dict[str, str] = field(default_factory=dict)
+    """Devices of ranks that were stragglers to the end, by key: the next attempt may avoid them."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
     charged_at: dict[FailureClass, float] = field(default_factory=dict)
@@ -165,6 +169,7 @@ def _forgive(ledger: Ledger, _: Event) -> None:
     ledger.without_gain = ledger.failures_in_a_row = 0
     ledger.sources = ""
     ledger.blamed.clear()
+    ledger.slow_devices.clear()
 
 
 def _requeued(ledger: Ledger, event: Event) -> None:
@@ -181,6 +186,7 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.pids = []
     ledger.attempt_at = event.time
     ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
+    ledger.stragglers = {}
     ledger.suspect = None
     ledger.chosen = None
     if event.data.get("resumed_from"):
@@ -325,6 +331,18 @@ def _waiting(ledger: Ledger, event: Event) -> None:
     ledger.reason = event.reason
 
 
+def _straggler(ledger: Ledger, event: Event) -> None:
+    data = event.data
+    key = f"{data.get('node')}/{data.get('device')}"
+    if data.get("over"):
+        ledger.stragglers.pop(data["rank"], None)
+        ledger.slow_devices.pop(key, None)
+    else:
+        found = {"factor": data["factor"], "reason": data["likely"]}
+        ledger.stragglers[data["rank"]] = found
+        ledger.slow_devices[key] = f"its rank was slow: {data['likely']}"
+
+
 def _drill(ledger: Ledger, event: Event) -> None:
     ledger.drills.append({**event.data, "attempt": event.attempt})
 
@@ -356,6 +374,7 @@ _HANDLERS = {
     "quarantined": _quarantined,
     "retired": _retired,
     "anew": _anew,
+    "straggler": _straggler,
     "drill": _drill,
     "waiting": _waiting,
     "again": _forgive,

@@ -93,12 +93,16 @@ def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
             shown(row["pid"]),
             ",".join(map(str, row["cpus"])),
             shown(row["step"]),
-            _seconds(row["step_seconds"]),
+            _seconds(row["step_seconds"], _slow(row.get("straggler"))),
             _seconds(row["heartbeat_age"], " ago"),
             "" if row["memory"] is None else f"{row['memory'] / 1e9:.2f} GB",
             str(row["first_failures"] or ""),
         )
     return table
+
+
+def _slow(straggler: dict[str, Any] | None) -> str:
+    return "" if straggler is None else f", slow x{straggler['factor']:g}"
 
 
 def _where(row: dict[str, Any]) -> str:

@@ -374,6 +374,7 @@ class _Gang:
             table=self.table.file if self.table else None,
             preamble=self._preamble(assignment),
             secrets={name: str(path) for name, path in self.spec.secrets.items()},
+            measured=self.spec.health.straggler is not None,
         )
         return RankPlan(assignment, process, environment)
 

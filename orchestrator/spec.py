@@ -126,6 +126,8 @@ class Health:
     """Seconds without a step while training; None: worked out from the steps seen."""
     straggler: float | None = None
     """How many times slower than the gang's median a rank may be; None: not watched."""
+    move_stragglers: bool = False
+    """Whether the next attempt avoids the device of a rank that was slow to the end."""
     phase_timeouts: Mapping[str, float] = field(
         default_factory=lambda: dict(DEFAULT_PHASE_TIMEOUTS)
     )

@@ -193,6 +193,7 @@ def rank_document(rank: RankView, view: RunView, newest_step: int) -> dict[str, 
         "lag": newest_step - beat.step if beat and beat.step >= 0 else None,
         "heartbeat_age": round(max(0.0, view.now - beat.beat_at), 3) if alive and beat else None,
         "first_failures": view.ledger.first_failures.get(rank.rank, 0),
+        "straggler": view.ledger.stragglers.get(rank.rank) if alive else None,
     }
 
 

@@ -7,7 +7,7 @@ In an embedded run it ends with its controller: the end of their conversation te
 service it outlives its controller, and dials until there is another.
 
 One thread, one selector. Messages in: welcome, warm, start, examine, stop, leave. Messages out:
-hello, warmed, started, start_failed, look (beats, signs), exit, examined, stopped, note.
+hello, warmed, started, start_failed, look (beats, signs, efforts), exit, examined, stopped, note.
 Standard library only.
 """
 

@@ -121,6 +121,30 @@ def test_a_blamed_device_is_taken_where_there_is_no_other(bench: Callable[..., B
     assert one.ids() == [0, 1]
 
 
+MOVE = "health.straggler=1.5 health.move_stragglers=true"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ids", "expected"),
+    [(MOVE, (0, 1, 2), [0, 2]), (MOVE, (0, 1), [0, 1]), ("", (0, 1, 2), [0, 1])],
+)
+def test_a_slow_device_is_avoided_by_choice(
+    bench: Callable[..., Bench], overrides: str, ids: tuple[int, ...], expected: list[int]
+) -> None:
+    """Only where the job says so, and only where others will do."""
+    one = bench(found(*ids), overrides=overrides)
+    one.recorder.ledger.slow_devices["here/ascend:1"] = "its rank was slow"
+    assert one.ids() == expected
+
+
+def test_a_slow_device_is_better_than_a_blamed_one(bench: Callable[..., Bench]) -> None:
+    """With both and no third: what is only slow is used."""
+    one = bench(found(0, 1, 2), overrides=MOVE)
+    one.recorder.ledger.slow_devices["here/ascend:1"] = "its rank was slow"
+    blame(one, "ascend:2")
+    assert one.ids() == [0, 1]
+
+
 def test_two_runs_never_have_the_same_device(bench: Callable[..., Bench]) -> None:
     """Its tools call it free until a rank has opened it; a run that ends gives it back."""
     one, other, third = (bench(found(0, 1, 2, 3)) for _ in range(3))

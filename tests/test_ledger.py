@@ -54,6 +54,13 @@ def decision(time: float, *, retry: bool = True) -> Line:
     return (time, "decision", data)
 
 
+def straggler(time: float, rank: int, *, over: bool = False) -> Line:
+    """A rank is slow, or is not any more."""
+    place = {"node": "n", "device": f"ascend:{rank}"}
+    data = {"rank": rank, "factor": 2.0, "likely": "why", "seconds": 30.0, "over": over}
+    return (time, "straggler", {**data, **place})
+
+
 def attempt(
     begin: float, resumed: int, last: int, kind: str = "process", **options: Any
 ) -> tuple[Line, ...]:
@@ -228,6 +235,25 @@ def test_unknown_events_only_move_the_state() -> None:
     """An event of a later release is taken for what it says of the state."""
     ledger = story((0, "novelty", {"state": JobState.HELD, "reason": "because", "x": 1}))
     assert (ledger.state, ledger.reason) == (JobState.HELD, "because")
+
+
+def test_a_straggler_is_known_until_it_is_over() -> None:
+    """Its device is remembered for the next attempt only if the rank was slow to the end."""
+    ledger = story(
+        start(0.0), straggler(40.0, 1), straggler(41.0, 2), straggler(80.0, 1, over=True)
+    )
+    assert ledger.stragglers == {2: {"factor": 2.0, "reason": "why"}}
+    assert list(ledger.slow_devices) == ["n/ascend:2"]
+    ledger = story(start(0.0), straggler(40.0, 2), start(90.0))
+    assert ledger.stragglers == {}
+    assert list(ledger.slow_devices) == ["n/ascend:2"]
+
+
+def test_a_run_that_may_begin_anew_does() -> None:
+    """Until it has saved something again."""
+    saved = (5.0, "checkpoint", {"step": 4, "path": "/c/step-4", "verified": True})
+    assert not story(start(0.0), saved, (6.0, "anew", {})).ever_checkpointed
+    assert story(start(0.0), (6.0, "anew", {}), saved).ever_checkpointed
 
 
 def signed(begin: float, last: int, signature: str | None, **data: Any) -> tuple[Line, ...]:

@@ -55,7 +55,6 @@ def test_built_fields_run(override: str) -> None:
         ("resources.ranks_per_node=4", "resources.ranks_per_node"),
         ("resources.memory_per_rank=1Gi", "resources.memory_per_rank"),
         ("resources.nodes.labels.pool=train", "resources.nodes"),
-        ("health.straggler=2", "health.straggler"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
 )

@@ -138,6 +138,13 @@ def _backoff_grows(draft: Draft) -> Iterator[Conflict]:
         yield Conflict(path, found, "max not below first", hint)
 
 
+def _moves_who_is_found(draft: Draft) -> Iterator[Conflict]:
+    if draft.get("health.move_stragglers") and not draft.stands("health.straggler"):
+        hint = "health.straggler says how slow a rank may be, such as 1.5"
+        path = "health.move_stragglers"
+        yield Conflict(path, "true without health.straggler", "both, or false", hint)
+
+
 def _secrets_apart(draft: Draft) -> Iterator[Conflict]:
     for name in draft.get("secrets") or {}:
         if name in (draft.get("env") or {}):
@@ -176,6 +183,7 @@ CHECKS: tuple[Check, ...] = (
     _fork_needs_module,
     _one_interval,
     _backoff_grows,
+    _moves_who_is_found,
     _secrets_apart,
     _rules_match_something,
 )
