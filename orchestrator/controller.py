@@ -351,7 +351,9 @@ class Controller:
         limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
         while True:
             observation = way.gang.observe()
-            suspect = self._note_progress(way) or first_failure(observation, limits)
+            # Nobody watches ranks without a supervisor: their silence says nothing.
+            silence = limits if self.node.supervised else Limits({}, math.inf)
+            suspect = self._note_progress(way) or first_failure(observation, silence)
             if suspect is None and finished(observation):
                 return None
             suspect = suspect or self._supervisor_lost()

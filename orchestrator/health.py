@@ -282,8 +282,16 @@ def _silence(view: RankView, seen: Observation, limits: Limits, training: float)
     if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
         return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
-    since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
+    # Whoever waited for a peer that saved or evaluated has made no step meanwhile.
+    together = max(_training_since(peer) for peer in seen.ranks)
+    since = together if math.isnan(beat.step_at) else max(beat.step_at, together)
     return _Silence(since, training, f"no step for {training:.0f} s while training")
+
+
+def _training_since(view: RankView) -> float:
+    """When a rank last began to train; minus infinity where it does not."""
+    training = view.beat is not None and view.beat.phase == "train" and not view.succeeded
+    return view.beat.phase_at if view.beat is not None and training else -math.inf
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:

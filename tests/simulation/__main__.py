@@ -13,14 +13,7 @@ def main() -> None:
     """See the module."""
     first, *rest = map(int, sys.argv[1:])
     if not rest:
-        history = History(first)
-        try:
-            with history.stage():
-                print(history.play())
-        finally:
-            history.strike()
-            print("\n".join(history.told))
-        return
+        return tell(first)
     began = time.perf_counter()
     states: Counter[str] = Counter()
     for seed in range(first, first + rest[0]):
@@ -31,6 +24,19 @@ def main() -> None:
         states["deaths"] += ended.deaths
     seconds = time.perf_counter() - began
     print(dict(states), f"{rest[0] / seconds:.0f} histories a second")
+
+
+def tell(seed: int) -> None:
+    """What happened in one history, and what did not hold."""
+    history = History(seed)
+    try:
+        with history.stage():
+            end = str(history.play())
+    except AssertionError as error:
+        end = f"{type(error).__name__}: {error}"
+    finally:
+        history.strike()
+    print("\n".join((*history.told, end)))
 
 
 if __name__ == "__main__":

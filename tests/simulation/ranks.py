@@ -199,6 +199,8 @@ class Gang:
             self._listener = stop_request.Listener(self._stop_file, answers=True)
             for rank in self.ranks.values():
                 rank.says(stops=True)
+        if self.first > self._script.steps:
+            return self._end(EXIT_DONE)  # it was saved after its last step, and ended then
         self._soon(self._script.step_seconds, lambda: self._step(self.first))
 
     def _step(self, step: int) -> None:
@@ -236,13 +238,16 @@ class Gang:
             self.ranks[0].says(checkpoint_step=step)
             if leaves is None:
                 return self._next(step)
-            self.done = leaves == EXIT_DONE
-            for rank in self.ranks.values():
-                if self.done:
-                    rank.says(done=True, beat_at=self._clock.now)
-                self._leave(rank, leaves)
+            self._end(leaves)
 
         self._soon(self._script.save, saved)
+
+    def _end(self, code: int) -> None:
+        self.done = code == EXIT_DONE
+        for rank in self.ranks.values():
+            if self.done:
+                rank.says(done=True, beat_at=self._clock.now)
+            self._leave(rank, code)
 
     def _leave(self, rank: Process, code: int) -> None:
         within = self._dice.uniform(0.0, self._script.leaves_within)
