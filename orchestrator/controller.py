@@ -277,6 +277,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
+        self._supervisor_lost_at = None  # one that is lost by now had no part in this attempt
         self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)

@@ -356,6 +356,17 @@ class History:
         if self.node is not None:
             self.node.detach()
         self.clock.sleep(self.dice.choice([0.05, 1.0, 20.0, 200.0]))
+        if not self.watch.state.holds_devices:
+            self._take_away()
+
+    def _take_away(self) -> None:
+        """As `service.remains`: nothing is left of a job that holds nothing, and no order open."""
+        self.machine.clear()
+        if self.spool is not None:
+            self.spool.remove()
+        order = fold(self.log.events()).order
+        if order is not None:
+            self.order(order.kind, order.reason)
 
     def order(self, kind: OrderKind, reason: str, *, preempts: bool = False) -> None:
         """As the head's `order`: on record first, then the controller is told."""
