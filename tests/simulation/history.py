@@ -21,6 +21,7 @@ from cluster.device import Device, Inventory, Node
 from orchestrator import adoption, controller, devices, evidence, keeper
 from orchestrator.controller import Controller, Outcome
 from orchestrator.found import LOCAL, Found
+from orchestrator.journal import JournalError
 from orchestrator.layout import SHARED_RAY, RunDirectory, Spool, write_json
 from orchestrator.ledger import fold
 from orchestrator.orders import Order, OrderKind
@@ -300,6 +301,8 @@ class History:
             outcome = self.controller.run()
         except Killed:
             self._die()
+        except JournalError:
+            outcome = Outcome.FAILED  # as `local_run.drive` takes it
         node, self.node, self.controller = self.node, None, None
         self.log.fate = Fate()
         if outcome is None or node is None:

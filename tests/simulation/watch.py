@@ -150,5 +150,9 @@ class Watch:
             right = max(0, budget - self.charged[name])
             self._must(left == right, f"{left} restarts left by the record, {right} by count")
 
+    def _on_refused(self, event: Event) -> None:
+        if "no checkpoint of this run" in event.reason:
+            self._must(not self.whole, f"refused, but {sorted(self.whole)} were there whole")
+
     def _on_succeeded(self, event: Event) -> None:
         self._must(self.finished, "succeeded, but the last step was never made by all ranks")
