@@ -537,6 +537,9 @@ class Controller:
                     order=kind,
                     preempts=order.preempts,
                 )
+            if not self.node.supervised:
+                # Ordered to stop before it dialled: its ranks die with it.
+                adoption.kill(self.ledger.supervisor)
             if halt.saves:
                 self._ending.let_save(self.way, halt.saves)
             self._ending.stop(self.way, grace=TERM_GRACE)

@@ -14,6 +14,7 @@ from tests.benchmarks import (
     input_pipeline,
     placements,
     rank_tables,
+    ray_train,
     recovery,
     schedules,
     start_full,
@@ -42,6 +43,7 @@ GROUPS: tuple[Group, ...] = (
     Group(input_pipeline.NAMES, input_pipeline.measure),
     Group(decode_nms.NAMES, decode_nms.measure),
     Group(recovery.NAMES, recovery.measure),
+    Group(ray_train.NAMES, ray_train.measure),
     Group(heartbeats.NAMES, heartbeats.measure),
     Group(exact_resume.NAMES, exact_resume.measure),
     Group(submits.NAMES, submits.measure),
@@ -53,7 +55,6 @@ GROUPS: tuple[Group, ...] = (
 """The cheapest first."""
 
 PLANNED = (
-    "recovery_vs_ray_train",
     "snapshot",
 )
 """Names that are taken; these benchmarks do not exist yet."""
