@@ -58,7 +58,9 @@ def need(bench: Bench) -> None:
     try:
         bench.output([sys.executable, "-c", "import torch, ray.train.torch"], 120.0)
     except BenchmarkError as error:
-        raise Unavailable("Ray Train and torch are not there: `make bench` installs them") from error
+        raise Unavailable(
+            "Ray Train and torch are not there: `make bench` installs them"
+        ) from error
 
 
 def recover(bench: Bench) -> float:

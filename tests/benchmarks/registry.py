@@ -54,9 +54,7 @@ GROUPS: tuple[Group, ...] = (
 )
 """The cheapest first."""
 
-PLANNED = (
-    "snapshot",
-)
+PLANNED = ("snapshot",)
 """Names that are taken; these benchmarks do not exist yet."""
 
 
