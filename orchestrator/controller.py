@@ -352,8 +352,9 @@ class Controller:
         limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
         while True:
             observation = way.gang.observe()
-            # Nobody watches ranks without a supervisor: their silence says nothing.
-            silence = limits if self.node.supervised else Limits({}, math.inf)
+            # Of ranks that no supervisor watches, or has looked at yet, silence says nothing.
+            seen = self.node.supervised and way.gang.looked_at
+            silence = limits if seen else Limits({}, math.inf)
             suspect = self._note_progress(way) or first_failure(observation, silence)
             if suspect is None and finished(observation):
                 return None

@@ -132,7 +132,7 @@ MISTAKES: dict[str, Planted] = {
     "a restart too many": (judge, "decide", one_more, "is used up|restarts left by the record"),
     "started twice": (controller.Controller, "_begin", started_again, "is started twice"),
     "an old checkpoint": (vault.Vault, "newest", oldest, "was there whole"),
-    "retention takes all": (checkpoints, "expendable", all_of_them, "(was|were) there whole"),
+    "retention takes all": (checkpoints, "expendable", all_of_them, "there whole|deletes the newest"),
     "never at its end": (controller, "finished", never, "looks"),
     "at its end too early": (controller, "finished", any_done, "the last step was never made"),
     "devices not given back": (devices.Devices, "close", nothing, "devices are leased"),

@@ -52,6 +52,8 @@ class Watch:
     failures: int = 0
     whole: set[int] = field(default_factory=set)
     """Steps of finished checkpoints that nothing has harmed since."""
+    ever: set[int] = field(default_factory=set)
+    """Steps of all finished checkpoints."""
     finished: bool = False
     """Every rank of the newest attempt has made the last step."""
 
@@ -67,6 +69,7 @@ class Watch:
 
     def saved(self, step: int) -> None:
         self.whole.add(step)
+        self.ever.add(step)
 
     def start_ordered(self, attempt: int) -> None:
         """A controller has told the node to start an attempt."""
@@ -149,6 +152,11 @@ class Watch:
         if budget is not None and not (spent and name == "user"):
             right = max(0, budget - self.charged[name])
             self._must(left == right, f"{left} restarts left by the record, {right} by count")
+
+    def _on_retired(self, event: Event) -> None:
+        step = int(event.data["path"].rpartition("-")[2])
+        self._must(step < max(self.ever), "retention deletes the newest checkpoint")
+        self.whole.discard(step)
 
     def _on_refused(self, event: Event) -> None:
         if "no checkpoint of this run" in event.reason:
