@@ -19,7 +19,7 @@ from orchestrator import checkpoints, controller, devices, ending, health, judge
 from orchestrator.checkpoints import Broken as BrokenCheckpoint
 from tests.simulation import history
 from tests.simulation.faults import FAULTS
-from tests.simulation.history import Ended, play
+from tests.simulation.history import Ended, Plot, play
 from tests.simulation.watch import Broken
 
 HISTORIES = 1500
@@ -59,6 +59,30 @@ def test_a_history_is_the_same_whenever_it_is_played() -> None:
     """A failing seed replays."""
     for seed in (3, 11, 19):
         assert play(seed) == play(seed)
+
+
+PLOTS = {
+    "supervisor and controller die together": Plot(
+        ((45.0, "kill-controller"), (46.0, "kill-supervisor")), 200.0
+    ),
+    "a rank, its supervisor and the controller die": Plot(
+        ((45.0, "kill-controller"), (46.0, "kill-rank"), (48.0, "kill-supervisor")), 20.0
+    ),
+    "an order before the supervisor has dialled": Plot(
+        ((45.0, "kill-controller"), (46.0, "freeze-supervisor"), (66.5, "requeue")), 20.0
+    ),
+    "the supervisor stands still once it has dialled": Plot(
+        ((45.0, "kill-controller"), (45.3, "freeze-supervisor")), 0.05
+    ),
+}
+"""Histories that were judged wrongly once: as a hang, or with the loss of an earlier supervisor."""
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_what_went_wrong_once_goes_well(plot: str) -> None:
+    """Nobody is blamed for what did not happen, and nothing runs that is on record as stopped."""
+    for seed in range(1, 61):
+        play(seed, PLOTS[plot])
 
 
 def no_stop(_: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +156,12 @@ MISTAKES: dict[str, Planted] = {
     "a restart too many": (judge, "decide", one_more, "is used up|restarts left by the record"),
     "started twice": (controller.Controller, "_begin", started_again, "is started twice"),
     "an old checkpoint": (vault.Vault, "newest", oldest, "was there whole"),
-    "retention takes all": (checkpoints, "expendable", all_of_them, "there whole|deletes the newest"),
+    "retention takes all": (
+        checkpoints,
+        "expendable",
+        all_of_them,
+        "there whole|deletes the newest",
+    ),
     "never at its end": (controller, "finished", never, "looks"),
     "at its end too early": (controller, "finished", any_done, "the last step was never made"),
     "devices not given back": (devices.Devices, "close", nothing, "devices are leased"),

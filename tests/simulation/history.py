@@ -70,9 +70,20 @@ class Ended:
     seconds: float
 
 
-def play(seed: int) -> Ended:
+@dataclass(frozen=True)
+class Plot:
+    """A history of which a part is given: served by a head, `faults` with their times.
+
+    `away`: seconds from the death of a controller to the next one.
+    """
+
+    faults: tuple[tuple[float, str], ...]
+    away: float
+
+
+def play(seed: int, plot: Plot | None = None) -> Ended:
     """Play one history. Raises Broken with the seed and all that happened."""
-    history = History(seed)
+    history = History(seed, plot)
     try:
         with history.stage():
             return history.play()
@@ -131,8 +142,9 @@ class _Leases:
 class History:
     """See the module."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, plot: Plot | None = None) -> None:
         self.seed = seed
+        self.plot = plot
         self.dice = dice = random.Random(seed)
         self.clock = Clock()
         self.told: list[str] = []
@@ -141,7 +153,7 @@ class History:
         self.directory.checkpoints.mkdir(parents=True)
         self.script = script(dice)
         self.spec = spec(dice, self.root, self.script)
-        self.served = dice.random() < 0.7
+        self.served = dice.random() < 0.7 or plot is not None
         """Driven by a head; else a run of its own."""
         self.watch = Watch(self.spec)
         self.machine = Machine(
@@ -249,11 +261,8 @@ class History:
 
     def play(self) -> Ended:
         """Faults are drawn first; then the job is driven until it has ended for good."""
-        names = self.dice.choices(list(FAULTS), [f.weight for f in FAULTS.values()],
-                                  k=self.dice.choice([0, 1, 1, 2, 3, 5, 8]))  # fmt: skip
-        lasts = 40 + self.script.steps * self.script.step_seconds
-        for name in names:
-            at = self.dice.uniform(0, 2 * lasts)
+        faults = self.plot.faults if self.plot else self._drawn()
+        for at, name in faults:
             self.clock.after(at, lambda name=name: self._break(name))
         self.log.record("created", "a job", state=JobState.QUEUED)
         while self._drive():
@@ -261,8 +270,14 @@ class History:
         self._check_end()
         return Ended(
             self.seed, self.watch.state, self.watch.attempt, self.watch.failures, self.deaths,
-            tuple(names), self.clock.now - 10_000,
+            tuple(name for _, name in faults), self.clock.now - 10_000,
         )  # fmt: skip
+
+    def _drawn(self) -> list[tuple[float, str]]:
+        names = self.dice.choices(list(FAULTS), [f.weight for f in FAULTS.values()],
+                                  k=self.dice.choice([0, 1, 1, 2, 3, 5, 8]))  # fmt: skip
+        lasts = 40 + self.script.steps * self.script.step_seconds
+        return [(self.dice.uniform(0, 2 * lasts), name) for name in names]
 
     def _break(self, name: str) -> None:
         if not self.watch.state.terminal:
@@ -315,7 +330,7 @@ class History:
         return self.served or not self.log.full_until
 
     def _mortal(self) -> bool:
-        return self.served and self.deaths < 6 and self.dice.random() < 0.4
+        return self.served and not self.plot and self.deaths < 6 and self.dice.random() < 0.4
 
     def _enter(self, fate: Fate) -> None:
         ledger = fold(self.log.events())
@@ -358,7 +373,8 @@ class History:
         self.log.fate = Fate()
         if self.node is not None:
             self.node.detach()
-        self.clock.sleep(self.dice.choice([0.05, 1.0, 20.0, 200.0]))
+        away = self.plot.away if self.plot else self.dice.choice([0.05, 1.0, 20.0, 200.0])
+        self.clock.sleep(away)
         if not self.watch.state.holds_devices:
             self._take_away()
 
