@@ -259,9 +259,9 @@ def _dying(number: int, when: str) -> Iterator[None]:
         return do
 
     def opened(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
-            if next(count) == number:
-                die()
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
+        if writes and next(count) == number:
+            die()
 
     real = {name: getattr(os, name) for name in STEPS}
     for name, step in real.items():

@@ -86,6 +86,8 @@ def test_what_went_wrong_once_goes_well(plot: str) -> None:
 
 
 def no_stop(_: Callable[..., Any]) -> Callable[..., Any]:
+    """The gang is taken for stopped."""
+
     def stop(self: Any, way: Any, *, grace: float = 0.0) -> None:
         way.gang.stopped_at = 0.0
 
@@ -93,6 +95,8 @@ def no_stop(_: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def twice(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Every failure is charged twice."""
+
     def charge(known: Any, event: Any) -> None:
         real(known, event)
         real(known, event)
@@ -101,6 +105,8 @@ def twice(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def one_more(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Every budget is one larger than the job says."""
+
     def decide(finding: Any, past: Any, restart: Any) -> Any:
         more = {k: v if v is None else v + 1 for k, v in restart.budgets.items()}
         return real(finding, past, replace(restart, budgets=more))
@@ -109,6 +115,8 @@ def one_more(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def started_again(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Every attempt is started a second time."""
+
     def begin(self: Any) -> Any:
         way = real(self)
         self.node.start(self.ledger.attempt, way.gang.plan)
@@ -118,6 +126,8 @@ def started_again(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def oldest(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The oldest checkpoint that is whole is chosen."""
+
     def newest(self: Any, world_size: int) -> Any:
         for one in reversed(self.catalogue()):
             result = checkpoints.verify(one)
@@ -129,23 +139,28 @@ def oldest(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def all_of_them(_: Callable[..., Any]) -> Callable[..., Any]:
+    """Nothing is worth keeping."""
     return lambda present, keep, spared=None: [one.path for one in present]
 
 
 def never(_: Callable[..., Any]) -> Callable[..., Any]:
+    """The answer is always no."""
     return lambda *_, **__: False
 
 
 def any_done(_: Callable[..., Any]) -> Callable[..., Any]:
+    """One rank at its third step will do."""
     return lambda seen: any(view.succeeded or (view.beat and view.beat.step > 3)
                             for view in seen.ranks)  # fmt: skip
 
 
 def nothing(_: Callable[..., Any]) -> Callable[..., Any]:
+    """Nothing is done."""
     return lambda *_, **__: None
 
 
 def alone(_: Callable[..., Any]) -> Callable[..., Any]:
+    """No peer was ever busy."""
     return lambda *_: -1e9
 
 

@@ -171,7 +171,7 @@ def read(directory: RunDirectory) -> Recovery:
         first_step=incident["first_step_after"],
         split={
             "started": running.time - incident["fault_at"],
-            **{n: incident[key] for n, key in PARTS.items() if incident[key] is not None},
+            **{n: incident[key] for n, key in PARTS.items() if incident.get(key) is not None},
         },
     )
 
