@@ -316,6 +316,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
+        self._supervisor_lost_at = None  # one that is lost by now had no part in this attempt
         self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
@@ -403,7 +404,10 @@ class Controller:
         limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
         while True:
             observation = way.gang.observe()
-            suspect = self._note_progress(way) or first_failure(observation, limits)
+            # Of ranks that no supervisor watches, or has looked at yet, silence says nothing.
+            seen = self.node.supervised and way.gang.looked_at
+            silence = limits if seen else Limits({}, math.inf)
+            suspect = self._note_progress(way) or first_failure(observation, silence)
             if suspect is None and finished(observation):
                 return None
             suspect = suspect or self._supervisor_lost()
@@ -598,6 +602,9 @@ class Controller:
                     order=kind,
                     preempts=order.preempts,
                 )
+            if not self.node.supervised:
+                # Ordered to stop before it dialled: its ranks die with it.
+                adoption.kill(self.ledger.supervisor)
             if halt.saves:
                 self._ending.let_save(self.way, halt.saves)
             self._ending.stop(self.way, grace=TERM_GRACE)

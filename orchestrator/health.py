@@ -212,8 +212,11 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     """The hung rank, if one can be told from its peers; rank None if all look alike.
 
     In a collective every rank waits for the one that does not come. That one is behind, or
-    its process is stopped; where neither is seen, nobody is named.
+    its process is stopped; where neither is seen, nobody is named. A last word that came since
+    the look says that the others were seen too long ago to be judged.
     """
+    if any(view.beat is not None and view.beat.beat_at > seen.now for view in seen.ranks):
+        return None
     present = [view for view in seen.ranks if not view.succeeded and view.exit is None]
     training = _training_limit(seen, limits)
     silences = {view.rank: _silence(view, seen, limits, training) for view in present}
@@ -289,8 +292,18 @@ def _silence(view: RankView, seen: Observation, limits: Limits, training: float)
     if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
         return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
-    since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
+    # Whoever waited for a peer that saved or evaluated could make no step meanwhile.
+    together = max(_training_since(peer, beat.step) for peer in seen.ranks)
+    since = together if math.isnan(beat.step_at) else max(beat.step_at, together)
     return _Silence(since, training, f"no step for {training:.0f} s while training")
+
+
+def _training_since(view: RankView, step: int) -> float:
+    """When a rank that is no further than `step` last began to train; minus infinity: it is."""
+    beat = view.beat
+    if beat is None or beat.phase != "train" or beat.step > step:
+        return -math.inf
+    return beat.phase_at
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:

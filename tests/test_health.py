@@ -221,6 +221,29 @@ def test_a_rank_that_hangs_in_its_checkpoint_is_blamed() -> None:
     assert blamed(look(busy, peers[0], now=701.0)) == (0, Sign.HANG)
 
 
+def test_who_has_waited_for_a_peer_is_not_late_when_it_comes_back() -> None:
+    """Rank 0 evaluated for longer than a step may take: all have a whole step's time again."""
+    back = view(0, beat=training(50, 100.0, phase_at=400.0, beat_at=400.0))
+    peers = [view(rank, beat=training(50, 100.0)) for rank in (1, 2)]
+    assert blamed(look(back, *peers, now=400.1)) is None
+    assert blamed(look(back, *peers, now=459.9)) is None
+    assert blamed(look(back, *peers, now=460.1)) == (None, Sign.HANG)
+
+
+def test_a_peer_that_is_ahead_excuses_nobody() -> None:
+    """Ranks that do not wait for each other: one that goes on does not hide one that hangs."""
+    ahead = view(0, beat=training(90, 399.0, phase_at=395.0, beat_at=399.0))
+    assert blamed(look(ahead, view(1, beat=training(50, 100.0)), now=400.0)) == (1, Sign.HANG)
+
+
+def test_nobody_is_called_hung_by_a_look_that_is_older_than_the_last_word() -> None:
+    """One left with its last step: how far its peers are by now is told by the next look."""
+    first_out = view(0, beat=replace(done(400.2), step=51, step_at=400.2))
+    peer = view(1, beat=training(50, 100.0))
+    assert blamed(look(first_out, peer, now=400.0)) is None
+    assert blamed(look(first_out, peer, now=400.3)) == (1, Sign.HANG)
+
+
 def test_ranks_that_have_left_are_not_hung() -> None:
     """Who is done or gone does not wait for a step."""
     ranks = [
