@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.health import Exit, Observation, RankView
+from orchestrator.health import Exit, Observation, RankView, p99
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.layout import AttemptDirectory, read_json, spooled_error
 from orchestrator.link import Message
@@ -134,6 +134,11 @@ class Gang:
             scheduler_exit=self._scheduler_exit,
             step_times=tuple(self._step_times),
         )
+
+    @property
+    def step_p99(self) -> float | None:
+        """What 99 of 100 steps of this attempt took at most, in seconds; None before the second."""
+        return p99(self._step_times)
 
     @property
     def lived(self) -> float:

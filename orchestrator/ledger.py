@@ -66,6 +66,9 @@ class Ledger:
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
 
+    step_p99: float | None = None
+    """What 99 of 100 steps of the last attempt that made steps took at most, in seconds."""
+
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
         if event.state is not None:
@@ -181,6 +184,7 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
     if steps:
         ledger.trained.append((last - steps + 1, last, event.data["seconds"]))
     ledger.best_step = max(ledger.best_step, last)
+    ledger.step_p99 = event.data.get("step_p99") or ledger.step_p99
 
 
 def _failure(ledger: Ledger, event: Event) -> None:
