@@ -16,6 +16,7 @@ TRAINING = (
     "test_exact_resume.py",
     "test_train_options.py",
     "test_device_check.py",
+    "test_hang_training.py",
     "test_simulated_runs.py::test_the_real_trainer_runs_as_an_ascend_job",
 )
 """Tests that train or compute in several processes for long, never two at once."""

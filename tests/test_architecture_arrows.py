@@ -72,12 +72,14 @@ SIGNAL = {
     "cluster.ray_keeper",
     "cluster.ray_node",
     "orchestrator.drill",  # kills on purpose
+    "orchestrator.evidence",  # numbers of signals only
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.patterns",  # an alarm ends a search
     "orchestrator.processes",
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
+    "orchestrator.stack_signal",  # a rank's number for it
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (
