@@ -1,10 +1,11 @@
 """A rank for tests: counts steps, keeps real checkpoints, and fails as it is told.
 
-    worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true]
+    worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true] [--stay=PHASE:S]
 
 HOW: raise, exit-CODE, leave (exit 0 without done), hang (asleep in Python), data-hang (waits for a
 batch that never comes), stop (by SIGSTOP), all-hang (every rank, in the barrier). It fails on rank
-R (default 1), in the first attempt only unless `always`; step 0 is before the first step.
+R (default 1), in the first attempt only unless `always`; step 0 is before the first step. Rank 0
+may stay S seconds in a phase, after step 2 or, to compile, before its first.
 """
 
 import hashlib
@@ -27,12 +28,15 @@ def main() -> None:
     rank.phase("load")
     start = load(rank) if rank.resume_from else 0
     fail_if_told(rank, options, 0)
+    stay(rank, options, {"compile"})
     rank.phase("train")
     steps = int(options["steps"])
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
         barrier(rank, step)
         rank.step(step, loss=1.0 / step, images=2, total=steps)
+        if step == 2:
+            stay(rank, options, {"checkpoint", "evaluate"})
         if rank.should_stop(step) and step < steps:
             if rank.rank == 0:
                 save(rank, step)
@@ -45,6 +49,15 @@ def main() -> None:
     if rank.rank == 0:
         rank.report("count", f"counted to {steps}")
     rank.done()
+
+
+def stay(rank: Rank, options: dict[str, str], phases: set[str]) -> None:
+    """Rank 0 is long in a phase; its peers wait in the next barrier."""
+    phase, _, seconds = options.get("stay", "").partition(":")
+    if phase in phases and rank.rank == 0:
+        rank.phase(phase)
+        time.sleep(float(seconds))
+        rank.phase("train")
 
 
 def next_batch(batches: queue.Queue) -> object:
