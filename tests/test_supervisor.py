@@ -33,6 +33,8 @@ DEADLINE = 30.0
 class Node:
     """A run with one supervisor; the test is its controller."""
 
+    program: tuple[str, ...] = ("-m", "orchestrator.supervisor")
+
     def __init__(self, directory: Path, base: Path, kind: str = "embedded") -> None:
         self.kind = kind
         self.run_id = secrets.token_hex(8)
@@ -48,7 +50,7 @@ class Node:
 
     def begin(self, stderr: Any = None) -> None:
         """Start a supervisor and take its call."""
-        argv = ["-m", "orchestrator.supervisor", self.run_id]
+        argv = [*self.program, self.run_id]
         document = json.dumps(self.spool.to_document())
         with open(self.run.supervisor_log, "ab") as log:
             process = subprocess.Popen(
@@ -888,3 +890,23 @@ def test_a_stop_ends_an_examination(node: Node) -> None:
     node.tell("stop", attempt=1, grace=0.0)
     node.hear("stopped")
     assert "examined" not in [message["event"] for message in node.heard]
+
+
+class Patient(Node):
+    """Its supervisor looks around once an hour, and else waits for something to happen."""
+
+    program = ("-c", "from orchestrator import supervisor as s; s._TICK = 3600.0; s.main()")
+
+
+def test_an_exit_is_an_event(tmp_path: Path) -> None:
+    """It is told when it happens, whatever the period of looks."""
+    with tempfile.TemporaryDirectory(prefix="sup-", ignore_cleanup_errors=True) as base:
+        node = Patient(tmp_path, Path(base))
+        try:
+            node.start(node.plan(0), node.plan(1, "raise SystemExit(7)"))
+            pid = node.of_rank("started", 0)["pid"]
+            assert node.of_rank("exit", 1)["code"] == 7
+            os.kill(pid, signal.SIGKILL)
+            assert node.of_rank("exit", 0)["signal"] == signal.SIGKILL
+        finally:
+            node.end()
