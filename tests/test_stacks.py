@@ -75,6 +75,23 @@ def test_where_a_rank_is(seen: Sight, place: Place, frame: Frame | None) -> None
         assert found.frame == frame
 
 
+@pytest.mark.parametrize(
+    ("phase", "place"),
+    [
+        (None, Place.GRAPH),
+        ("train", Place.GRAPH),
+        ("compile", Place.BUSY),
+        ("evaluate", Place.BUSY),
+    ],
+)
+def test_the_framework_is_where_a_rank_waits_only_in_training(
+    phase: str | None, place: Place
+) -> None:
+    """Who compiles there is waited for by the others."""
+    threads = (Thread("0x1", True, (NET, TRAIN)),)
+    assert place_of(Sight(0, "S", "ep_poll", threads, phase)).place is place
+
+
 GRAPH = Found(Place.GRAPH, NET)
 BARRIER = Found(Place.COLLECTIVE, NET)
 ASLEEP = Found(Place.USER, TRAIN, "time.sleep(3600)")
@@ -100,6 +117,8 @@ ASLEEP = Found(Place.USER, TRAIN, "time.sleep(3600)")
         ([ASLEEP, ASLEEP], (), "every rank is in the job's own Python code"),
         ([Found(Place.DATA), Found(Place.DATA)], (), "every rank is in the data pipeline"),
         ([GRAPH, Found(Place.UNKNOWN)], (), ""),
+        ([GRAPH, ASLEEP, ASLEEP], (), ""),  # they may wait for the one, in Python
+        ([Found(Place.BUSY), ASLEEP], (), ""),
         ([GRAPH, Found(Place.UNCLEAR)], (), ""),
         ([ASLEEP, Found(Place.UNKNOWN)], (), ""),
         ([Found(Place.UNKNOWN)] * 2, (), ""),
