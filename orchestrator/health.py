@@ -230,7 +230,8 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     """
     present = [view for view in seen.ranks if not view.succeeded and view.exit is None]
     training = _training_limit(seen, limits)
-    silences = {view.rank: _silence(view, seen, limits, training) for view in present}
+    back_at = _back_at(present)
+    silences = {view.rank: _silence(view, seen, limits, training, back_at) for view in present}
     late = [view for view in present if silences[view.rank].over(seen.now)]
     busy = [view for view in present if view.beat is None or view.beat.phase != "train"]
     stuck = [view for view in late if view in busy]
@@ -293,7 +294,20 @@ def _training_limit(seen: Observation, limits: Limits) -> float:
     return hang_limit(seen.step_times, limits.heartbeat, first, limits.hang, earlier)
 
 
-def _silence(view: RankView, seen: Observation, limits: Limits, training: float) -> _Silence:
+def _back_at(present: Sequence[RankView]) -> float:
+    """When the last rank came back to training that has made no step since; long ago for none.
+
+    Until then its peers could not get on: their patience begins anew with its return.
+    """
+    beats = [view.beat for view in present if view.beat is not None and view.beat.phase == "train"]
+    # Without a step `step_at` is NaN, which is not before anything.
+    returned = (beat.phase_at for beat in beats if not beat.step_at >= beat.phase_at)
+    return max(returned, default=-math.inf)
+
+
+def _silence(
+    view: RankView, seen: Observation, limits: Limits, training: float, back_at: float
+) -> _Silence:
     beat = view.beat
     if view.pid is None:
         limit = limits.phases.get("init", math.inf)
@@ -307,6 +321,7 @@ def _silence(view: RankView, seen: Observation, limits: Limits, training: float)
         limit = limits.phases.get(beat.phase, math.inf)
         return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
     since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
+    since = max(since, back_at)
     return _Silence(since, training, f"no step for {training:.0f} s while training")
 
 

@@ -330,6 +330,15 @@ def test_who_waits_for_a_peer_that_has_not_stepped_gives_it_the_time_to_compile(
     assert blamed(look(*ranks, now=1000.0, steps=()), known) is None
 
 
+def test_who_waited_for_a_busy_peer_is_not_late_when_it_returns() -> None:
+    """The next step is due a limit after the return of the last; then it is a hang all the same."""
+    waiting, back = view(0, beat=training(50, 10.0)), training(50, 10.0, phase_at=3000.0)
+    assert blamed(look(waiting, view(1, beat=back), now=3059.0)) is None
+    assert blamed(look(waiting, view(1, beat=back), now=3061.0)) == (None, Sign.HANG)
+    stepped = view(1, beat=training(60, 3001.0, phase_at=3000.0))
+    assert blamed(look(waiting, stepped, now=3002.0)) == (0, Sign.HANG)
+
+
 def test_old_steps_do_not_count_for_ever() -> None:
     """A run that has become faster is judged by its own hundred steps."""
     assert hang_limit([1.0] * 99, None, 1800.0, earlier_p99=100.0) == 500.0
