@@ -401,7 +401,10 @@ class Controller:
 
     def _watch(self, way: UnderWay) -> Suspect | None:
         """Look until the gang has finished (None) or something has failed."""
-        limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
+        health = self.spec.health
+        limits = Limits(
+            health.phase_timeouts, health.heartbeat_timeout, health.hang, self.ledger.step_p99
+        )
         while True:
             observation = way.gang.observe()
             # Of ranks that no supervisor watches, or has looked at yet, silence says nothing.

@@ -28,7 +28,11 @@ Pump = Callable[[float], None]
 RECOVERY_PATIENCE = 1800.0
 """Seconds that a job which has failed waits for devices, unless `limits.wait` says otherwise."""
 
+RELEASE_PATIENCE = 60.0
+"""Seconds that the memory of devices has to become free after a gang on them was stopped."""
+
 _TICK = 0.1
+_RELEASE_LOOK = 1.0
 _LOOK_AGAIN = 5.0
 _FRESH = 2.0
 
@@ -91,7 +95,7 @@ class Devices:
             if isinstance(answer, Refusal) and time.monotonic() >= all_until:
                 answer = self._smaller(found) or answer
             if isinstance(answer, Placement):
-                return Allocation(answer, found)
+                return Allocation(answer, self._released(answer, found))
             reason = "\n".join((answer.reason, *found.told))
             left = deadline - time.monotonic()
             if left <= 0:
@@ -159,6 +163,28 @@ class Devices:
             for a in placement.assignments
         }
         return {rank: f"{key}: {why}" for rank, (key, why) in unwell.items() if why}
+
+    def _released(self, placement: Placement, found: Found) -> Found:
+        """Wait until the memory of devices that this run had is free: else EJ0001 may follow.
+
+        A process that holds one keeps it withheld until it is gone. Memory may stay in use without
+        one, by a tenant that is not seen from here, so that wait ends.
+        """
+        mine = {f"{node}/{device}" for node, device in self._recorder.ledger.places.values()}
+        mine &= {assignment.device.key for assignment in placement.assignments}
+        deadline = time.monotonic() + RELEASE_PATIENCE
+        told = False
+        while left := {key: why for key, why in found.occupied.items() if key in mine}:
+            text = "; ".join(f"{key}: {why}, and no process is listed" for key, why in left.items())
+            if time.monotonic() > deadline:
+                self._recorder.record("note", f"not waited for any longer: {text}")
+                break
+            if not told:
+                self._recorder.record("waiting", text)
+            told = True
+            self._pass(_RELEASE_LOOK)
+            found = self._look()
+        return found
 
     def _patience(self, *, recovering: bool) -> float:
         if self._spec.limits.wait is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.effort import Effort
-from orchestrator.health import Exit, Observation, RankView
+from orchestrator.health import Exit, Observation, RankView, p99
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.layout import AttemptDirectory, read_json, spooled_error
 from orchestrator.link import Message
@@ -161,6 +161,11 @@ class Gang:
             step_times=tuple(self._step_times),
             silent=self._silence.suspect,
         )
+
+    @property
+    def step_p99(self) -> float | None:
+        """What 99 of 100 steps of this attempt took at most, in seconds; None before the second."""
+        return p99(self._step_times)
 
     @property
     def lived(self) -> float:

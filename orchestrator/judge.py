@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator import drill, evidence, incident
+from orchestrator import drill, evidence, incident, oom
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
 from orchestrator.drill.memory import killed
@@ -48,7 +48,7 @@ class Judge:
 
     def attempt_begins(self) -> None:
         """Remember what was so before, to tell what an attempt has brought."""
-        self._oom_kills = evidence.oom_kills()
+        self._oom_kills = oom.kills_counted()
 
     def judge(
         self,
@@ -85,7 +85,7 @@ class Judge:
             asked_to_stop=asked_to_stop,
         )
         finding = classify(found, self._spec.restart.rules, self._found_in(found.log))
-        blamed = suspect
+        suspect = blamed = evidence.explained(suspect, found)
         if finding.failure.blames_device:
             blamed = _blame_device(suspect, device_faults)
         if found.bad_checkpoint and way.chosen is not None:
@@ -189,7 +189,7 @@ class Judge:
         return found
 
     def _oom_happened(self) -> bool:
-        now, before = evidence.oom_kills(), self._oom_kills
+        now, before = oom.kills_counted(), self._oom_kills
         return before is not None and now is not None and now > before
 
 

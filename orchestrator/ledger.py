@@ -88,6 +88,9 @@ class Ledger:
     """The newest attempt that was ended to go on at full size."""
     growths: int = 0
 
+    step_p99: float | None = None
+    """What 99 of 100 steps of the last attempt that made steps took at most, in seconds."""
+
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
         self.heard_at = event.time
@@ -250,6 +253,7 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
     if steps:
         ledger.trained.append((last - steps + 1, last, event.data["seconds"]))
     ledger.best_step = max(ledger.best_step, last)
+    ledger.step_p99 = event.data.get("step_p99") or ledger.step_p99
 
 
 def _charge(ledger: Ledger, failure: FailureClass) -> None:

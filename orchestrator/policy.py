@@ -67,6 +67,8 @@ class Evidence:
     start_errno: int | None = None
     terminated_by_us: bool = False
     device_fault: str = ""  # what is wrong with a device of the gang, by its tools, afterwards
+    kernel_word: str = ""  # what the kernel logged when it killed the rank for memory
+    terminated_by: str = ""  # who sent the SIGTERM that it died of, when we did not
 
 
 @dataclass(frozen=True)

@@ -373,6 +373,7 @@ class Supervisor:
     def _push_examination(self) -> None:
         now = time.monotonic()
         if self._examination is not None and self._examination.over(now):
+            self._look_out()  # a rank that went on meanwhile is not hung
             self._uplink.say(self._examination.findings(now))
             self._examination = None
 

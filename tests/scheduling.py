@@ -17,6 +17,7 @@ TRAINING = (
     "test_train_options.py",
     "test_device_check.py",
     "test_virtual_training.py",
+    "test_hang_training.py",
     "test_simulated_runs.py::test_the_real_trainer_runs_as_an_ascend_job",
     "test_smaller_world.py::test_the_real_trainer_goes_on_with_half_and_comes_back",
 )

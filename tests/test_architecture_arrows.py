@@ -78,6 +78,7 @@ SIGNAL = {
     "orchestrator.drill.injection",  # kills on purpose
     "orchestrator.drill.rehearsal",  # Ctrl-C to a run that has shown enough
     "orchestrator.drill.throttle",  # stops and lets go
+    "orchestrator.evidence",  # numbers of signals only
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
@@ -86,6 +87,7 @@ SIGNAL = {
     "orchestrator.signature",  # which ones a process brings upon itself
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.stop_request",  # TERM from outside asks a rank to save itself
+    "orchestrator.stack_signal",  # a rank's number for it
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (

@@ -14,6 +14,7 @@ from cluster.allocate import Placement
 from cluster.ascend.place import NoSuchNode
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
+from cluster.measured import Memory
 from orchestrator import devices as devices_module
 from orchestrator import world
 from orchestrator.attempt import Unstartable
@@ -187,6 +188,61 @@ def test_the_wait_of_a_recovery_ends(bench: Callable[..., Bench]) -> None:
     with pytest.raises(Unstartable, match=r"no devices within 0\.2 s") as refused:
         one.ids(recovering=True)
     assert refused.value.failure is FailureClass.DEVICE
+
+
+def had(bench: Bench, *devices: str) -> None:
+    """As the journal has it after an attempt on these devices."""
+    bench.recorder.ledger.places = {r: ("here", device) for r, device in enumerate(devices)}
+
+
+FULL = replace(found(0, 1), occupied={"here/ascend:1": "30.0 of 64 GB in use"})
+
+
+def test_a_device_is_used_again_when_its_memory_is_free(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that was killed may leave the driver some seconds to clear up after it."""
+    monkeypatch.setattr("orchestrator.devices._RELEASE_LOOK", 0.01)
+    one = bench(FULL, FULL, FULL, found(0, 1))
+    had(one, "ascend:0", "ascend:1")
+    assert one.ids(recovering=True) == [0, 1]
+    assert one.looks == 4
+    [told] = [e for e in one.recorder.events() if e.kind == "waiting"]
+    assert "here/ascend:1: 30.0 of 64 GB in use, and no process is listed" in told.reason
+
+
+def test_the_wait_for_free_memory_ends(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant that nobody here can see may have it: the start is tried, and that is told."""
+    monkeypatch.setattr("orchestrator.devices._RELEASE_LOOK", 0.01)
+    monkeypatch.setattr("orchestrator.devices.RELEASE_PATIENCE", 0.1)
+    one = bench(FULL)
+    had(one, "ascend:0", "ascend:1")
+    assert one.ids(recovering=True) == [0, 1]
+    assert "not waited for any longer" in one.recorder.events()[-1].reason
+
+
+def test_memory_of_devices_that_this_run_did_not_have_is_not_waited_for(
+    bench: Callable[..., Bench],
+) -> None:
+    """What fills it is no remains of this run."""
+    one = bench(FULL)
+    had(one, "ascend:0", "ascend:7")
+    assert one.ids(recovering=True) == [0, 1] and one.looks == 1
+
+
+def test_a_device_is_free_when_its_tool_lists_no_process(bench: Callable[..., Bench]) -> None:
+    """By what npu-smi shows: one that a dying process holds is waited for, by whatever name."""
+    here = Node("here", "10.0.0.1", CpuBudget((0, 1)))
+    held = of_report(report(simulated_node("910B3", 2, "foreign:1=4711/python/30000")), here)
+    assert "in use by python (pid 4711)" in held.withheld["simulated/ascend:1"]
+    assert held.occupied == {}
+    seen = report(simulated_node("910B3", 2))
+    left = replace(seen.devices[1], memory=Memory(30000, 65536))
+    unseen = of_report(replace(seen, devices=(seen.devices[0], left)), here)
+    assert unseen.occupied == {"simulated/ascend:1": "29.3 of 64 GB in use"}
+    assert of_report(seen, here).occupied == {}
 
 
 def test_faults_are_those_of_the_gangs_devices_now(bench: Callable[..., Bench]) -> None:

@@ -55,6 +55,12 @@ WRONG = [
     ("launch: {mode: tables}", 5, "launch.mode", "did you mean rank_table?"),
     ("launch: {preload: mindspore}", 5, "launch.preload", "write [mindspore]"),
     ("launch: {preload: [a b]}", 5, "launch.preload[0]", "dotted name"),
+    ("health: {hang: {factor: 1}}", 5, "health.hang.factor", "number 1.1..1000"),
+    ("health: {hang: {factor: .nan}}", 5, "health.hang.factor", "number 1.1..1000"),
+    ("health: {hang: {floor: 2m, ceiling: 1m}}", 5, "health.hang.ceiling", "not below floor"),
+    ("health: {hang: {ceiling: 5s}}", 5, "health.hang.ceiling", "health.hang.floor is 60 s"),
+    ("health: {hang: {floor: 1h}}", 5, "health.hang.floor", "health.hang.ceiling is 1800 s"),
+    ("health: {hang: {limit: 1m}}", 5, "health.hang.limit", "allowed: factor, floor or ceiling"),
     ("health: {straggler: 0.5}", 5, "health.straggler", "number 1..1000"),
     ("health: {straggler: 2, move_stragglers: 1}", 5, "health.move_stragglers", "true or false"),
     (

@@ -105,6 +105,15 @@ def test_one_failure_then_success() -> None:
     assert ledger.incidents[0]["decision"] == "d"
 
 
+def test_the_pace_of_the_last_attempt_that_made_steps_is_known() -> None:
+    """For the next one's hang limit; one that made none says nothing, nor do old journals."""
+    paced = (5.0, "attempt_ended", {"seconds": 4.0, "steps": 4, "last_step": 4, "step_p99": 1.5})
+    none = (9.0, "attempt_ended", {"seconds": 0.0, "steps": 0, "last_step": 0, "step_p99": None})
+    assert story(start(1.0), end(5.0, 4, steps=4, seconds=4.0)).step_p99 is None
+    assert story(start(1.0), paced).step_p99 == 1.5
+    assert story(start(1.0), paced, start(6.0, 4), none).step_p99 == 1.5
+
+
 def test_budgets_are_kept_by_class() -> None:
     """Two process failures and a hang are two and one; a final failure is no restart."""
     last = attempt(20, 8, 12)[:3]

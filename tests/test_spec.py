@@ -55,6 +55,7 @@ health:
   straggler: 1.5
   move_stragglers: true
   phase_timeouts: {init: 1h30m, load: unlimited}
+  hang: {factor: 4, floor: 90s, ceiling: 10m}
 restart:
   budgets: {process: unlimited, oom: 0}
   replenish_after: 6h

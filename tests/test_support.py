@@ -35,7 +35,7 @@ def test_defaults_are_never_refused() -> None:
         "launch={mode: dynamic, bind: blocks, start: spawn, preload: [json]}",
         "launch.mode=none",
         "checkpoint={every_steps: 5, keep: 2}",
-        "health={heartbeat_timeout: 60, phase_timeouts: {init: 1m}}",
+        "health={heartbeat_timeout: 60, phase_timeouts: {init: 1m}, hang: {floor: 2m}}",
         "restart={backoff: {first: 0}, no_progress: 1, min_ranks: 4, rules: []}",
         "restart.budgets={process: 1}",
         "restart={replenish_after: 1h, fallback: {args: {lr: 0.1}}}",

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from orchestrator import secrets
 from orchestrator.jobfile.problems import NOWHERE, Place, Report, quoted
-from orchestrator.spec import Backoff, DeviceKind, LaunchMode, StartMethod
+from orchestrator.spec import Backoff, DeviceKind, Hang, LaunchMode, StartMethod
 
 _DIVISORS_SHOWN = 12
 
@@ -145,6 +145,21 @@ def _moves_who_is_found(draft: Draft) -> Iterator[Conflict]:
         yield Conflict(path, "true without health.straggler", "both, or false", hint)
 
 
+def _hang_limits_fit(draft: Draft) -> Iterator[Conflict]:
+    given = draft.get("health.hang") or {}
+    law = Hang(**given)
+    path = "health.hang." + ("ceiling" if "ceiling" in given else "floor")
+    if law.ceiling < law.floor:
+        found = f"floor {law.floor:g} s and ceiling {law.ceiling:g} s"
+        other = "" if {"floor", "ceiling"} <= given.keys() else _other_of(path)
+        hint = f"health.hang.{other} is {getattr(law, other):g} s by default" if other else ""
+        yield Conflict(path, found, "ceiling not below floor", hint)
+
+
+def _other_of(path: str) -> str:
+    return "floor" if path.endswith("ceiling") else "ceiling"
+
+
 def _secrets_apart(draft: Draft) -> Iterator[Conflict]:
     for name in draft.get("secrets") or {}:
         if name in (draft.get("env") or {}):
@@ -184,6 +199,7 @@ CHECKS: tuple[Check, ...] = (
     _one_interval,
     _backoff_grows,
     _moves_who_is_found,
+    _hang_limits_fit,
     _secrets_apart,
     _rules_match_something,
 )

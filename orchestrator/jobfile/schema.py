@@ -139,6 +139,13 @@ JOB = Section(
                 "straggler": Number(low=1.0, high=1000.0),
                 "move_stragglers": Flag(),
                 "phase_timeouts": Section(fields=dict.fromkeys(PHASES, Duration(words=UNLIMITED))),
+                "hang": Section(
+                    fields={
+                        "factor": Number(low=1.1, high=1000.0),
+                        "floor": Duration(),
+                        "ceiling": Duration(),
+                    }
+                ),
             }
         ),
         "restart": Section(

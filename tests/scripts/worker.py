@@ -2,7 +2,7 @@
 
     worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true] [--stay=S]
               [--digests=EVERY] [--slow=SECONDS] [--slow_from=STEP] [--slow_to=STEP] [--wait=S]
-              [--snapshot_pause=S] [--deaf=true]
+              [--snapshot_pause=S] [--deaf=true] [--long=PHASE:S]
 
 Its state is a function of all steps of all ranks: a digest that each step folds every rank's own
 digest into. With `--stay` it passes through every phase of the contract, S seconds each: a
@@ -14,7 +14,8 @@ is none), diverge (its digests, told every so many steps, are others than its pe
 on), die-in-snapshot (kill -9 of itself with half of its file written). It fails on rank R (default
 1), in the first attempt only unless `always`; step 0 is before the first step. Rank R computes
 `slow` seconds longer in every step, and says that it waited `wait` for data. Snapshots are taken
-where the job asks for them. A `deaf` one never asks whether it should stop.
+where the job asks for them. A `deaf` one never asks whether it should stop. Rank 0 may
+be `long` in a phase, after step 2 or, to compile, before its first; its peers wait in a barrier.
 """
 
 import hashlib
@@ -58,6 +59,7 @@ def main() -> None:
     start = state.step
     fail_if_told(rank, options, 0)
     be_in(rank, "compile", stay)
+    be_long(rank, options, {"compile"})
     rank.phase("train")
     steps = int(options["steps"])
     slots = rank.snapshots()
@@ -69,6 +71,8 @@ def main() -> None:
         loss = float("nan") if bad else 1.0 / step
         rank.step(step, loss=loss, images=2, total=steps, data_wait=waited)
         tell_digest(rank, options, step)
+        if step == 2:
+            be_long(rank, options, {"checkpoint", "evaluate"})
         if options.get("deaf") != "true" and rank.should_stop(step) and step < steps:
             if rank.rank == 0:
                 save(rank, state, stay)
@@ -104,6 +108,15 @@ def be_in(rank: Rank, phase: str | None, stay: float) -> None:
     if stay and phase is not None:
         rank.phase(phase)
         time.sleep(stay)
+
+
+def be_long(rank: Rank, options: dict[str, str], phases: set[str]) -> None:
+    """Rank 0 is long in a phase; its peers wait in the next barrier."""
+    phase, _, seconds = options.get("long", "").partition(":")
+    if phase in phases and rank.rank == 0:
+        rank.phase(phase)
+        time.sleep(float(seconds))
+        rank.phase("train")
 
 
 def next_batch(batches: queue.Queue) -> object:
