@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn
 
 from model.checkpoint import (
@@ -122,6 +123,9 @@ def _fill(parameters: dict[str, Parameter], file: Path) -> None:
     if problems:
         raise _Unusable(f"{file.name} does not fit the network: " + "; ".join(problems))
     for name, parameter in parameters.items():
+        # A snapshot of a rank that was killed may not have been looked at.
+        if not np.isfinite(found[name].asnumpy()).all():
+            raise _Unusable(f"{file.name}: {name} is not finite")
         parameter.set_data(found[name])
 
 
