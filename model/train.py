@@ -141,7 +141,11 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
             since = time.monotonic()
             outcome = run.network.train(batch.inputs, rate)
             seconds = time.monotonic() - since
-            rank.step(step, loss=outcome.loss, images=config.per_batch_size, total=total)
+            # What was skipped is no loss of the run: `overflows` decides how much is too much.
+            rank.step(
+                step, loss=None if outcome.skipped else outcome.loss,
+                images=config.per_batch_size, total=total, data_wait=waited,
+            )  # fmt: skip
             progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
                 step=step, epoch=run.data.epoch_of(step - 1), loss=outcome.loss,

@@ -178,6 +178,20 @@ class CheckpointKeeper:
             moved_to=str(target),
         )
 
+    def distrust(self, after: int, reason: str) -> None:
+        """Never offer again what was saved after step `after`.
+
+        A run of which then nothing is left may begin anew, if its beginning is what is trusted.
+        Raises Unstartable if a checkpoint cannot be moved.
+        """
+        self._finish()  # what is being read must not be moved
+        for saved in catalogue(self._directory.checkpoints):
+            if saved.step > after:
+                why = f"what was saved after step {after} cannot be trusted: {reason}"
+                self.quarantine(Broken(saved.path, saved.step, why))
+        if after <= 0 and self._recorder.ledger.ever_checkpointed:
+            self._recorder.record("anew", f"the run begins anew: {reason}")
+
     def close(self) -> None:
         """Wait for what is being looked at; keep, or give back, what is in tmpfs.
 

@@ -19,6 +19,7 @@ A run directory explains itself at any instant:
         beats.json      each rank's last heartbeat, written when the attempt has ended
         logs/           rank-0.log … scheduler.log, raw
         errors/         rank-3.json: the exception that ended it; rank-3.resumed.json: its proof
+        evidence/       of a hang: rank-3.stacks (all threads), rank-3.json (what the kernel tells)
         reports/        short texts for the end of the run, e.g. evaluation.txt
     checkpoints/        step-00000040/ …, and a link `best` to one of them
     quarantine/         checkpoints that did not verify, each with REASON.json
@@ -169,6 +170,10 @@ class AttemptDirectory:
         return self.root / "errors"
 
     @property
+    def evidence(self) -> Path:
+        return self.root / "evidence"
+
+    @property
     def beats(self) -> Path:
         return self.root / "beats.json"
 
@@ -186,12 +191,21 @@ class AttemptDirectory:
     def resumed(self, rank: int) -> Path:
         return self.errors / f"rank-{rank}.resumed.json"
 
+    def stacks(self, rank: int) -> Path:
+        """What a rank writes when it is asked where it is."""
+        return self.evidence / f"rank-{rank}.stacks"
+
+    def examined(self, rank: int) -> Path:
+        """What was seen of a rank before its gang was stopped."""
+        return self.evidence / f"rank-{rank}.json"
+
     def create(self) -> None:
         """Make the directories; an attempt's directory must be new (FileExistsError)."""
         self.root.mkdir(parents=True)
         self.logs.mkdir()
         self.errors.mkdir()
         self.reports.mkdir()
+        self.evidence.mkdir()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ GAPS: tuple[_Gap, ...] = (
     _Gap("resources.memory_per_rank", _LEAVE_OUT),
     _Gap("resources.nodes", _LEAVE_OUT),
     _Gap("health.straggler", _LEAVE_OUT),
-    _Gap("restart.replenish_after", _LEAVE_OUT),
     _Gap(
         "restart.min_ranks",
         "the number of resources.ranks",

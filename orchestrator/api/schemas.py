@@ -200,6 +200,16 @@ class AllIncidents(Incidents):
     before: int | None
 
 
+class Explained(_Document):
+    """`muster explain --json`, every incident included."""
+
+    job: str
+    state: JobState
+    goodput: float | None
+    budgets: list[dict[str, Any]]
+    explanations: list[dict[str, Any]]
+
+
 class CheckpointRow(_Answer):
     """A checkpoint; verified only when that was asked for."""
 
