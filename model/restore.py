@@ -138,6 +138,10 @@ def _fitting(parameters: dict[str, Parameter], file: Path) -> dict[str, Paramete
     problems = mismatches(parameters, found)
     if problems:
         raise _Unusable(f"{file.name} does not fit the network: " + "; ".join(problems))
+    for name, row in found.items():
+        # A snapshot of a rank that was killed may not have been looked at.
+        if not np.isfinite(row.asnumpy()).all():
+            raise _Unusable(f"{file.name}: {name} is not finite")
     return found
 
 

@@ -137,7 +137,7 @@ class Snapshots:
                     LOGGER.warning("the snapshot of step %d is not finite: it is none", step)
                     return
             slots.seal(slot, step, {name: measure(slot / name)[1] for name in names})
-        except OSError as error:
+        except (OSError, ValueError) as error:
             # The first seal stands: the files are complete, whoever reads them will see.
             LOGGER.warning("the snapshot of step %d has no digests: %s", step, error)
 

@@ -175,7 +175,9 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
                 if validation.after(step, latest):
                     break
             else:
-                snapshots.after(step, outcome.loss, partial(state_after, run, step))
+                # A step that was skipped, by all ranks alike, has left a good state as it was.
+                loss = 0.0 if outcome.skipped else outcome.loss
+                snapshots.after(step, loss, partial(state_after, run, step))
     snapshots.close()
     metrics.close()
     LOGGER.info("%s; %s", run.overflows.account(), run.data.replacements.account())

@@ -28,6 +28,7 @@ LONGEST = (
     "test_run_failures.py",
     "test_simulated_runs.py",
     "test_run_ends.py",
+    "test_snapshot_runs.py",
     "test_step.py",
     "test_ray_node.py",
     "test_export.py",

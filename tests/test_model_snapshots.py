@@ -16,7 +16,7 @@ from model.restore import load
 from model.snapshots import Snapshots
 from orchestrator import snapshots as found_by_muster
 from orchestrator.checkpoints import Verified
-from orchestrator.rank import Rank
+from orchestrator.rank import CheckpointUnusable, Rank
 from orchestrator.snapshot_slots import Slots
 from tests.test_model_checkpoint import STATE, Network, same, values
 
@@ -107,6 +107,19 @@ def test_what_is_not_finite_gets_no_seal(tmp_path: Path) -> None:
     row.set_data(Tensor(np.full(row.shape, np.inf, np.float32)))
     take(snapshots, 40)
     assert [one.step for one in found_by_muster.found(tmp_path)] == [30]
+
+
+def test_what_is_not_finite_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is killed before it has looked leaves a seal; the next one refuses the state."""
+    network = Network(1)
+    snapshots = Snapshots(network, rank_in(tmp_path))
+    row = next(iter(network.get_parameters()))
+    row.set_data(Tensor(np.full(row.shape, np.nan, np.float32)))
+    monkeypatch.setattr(snapshots, "_seal", lambda *_: None)
+    take(snapshots, 10)
+    chosen = found_by_muster.verified(found_by_muster.found(tmp_path)[0], 1)
+    with pytest.raises(CheckpointUnusable, match="is not finite"):
+        load(chosen.path, Network(2), rank_in(tmp_path))
 
 
 def test_without_room_there_are_none_and_training_goes_on(

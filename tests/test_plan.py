@@ -76,6 +76,22 @@ def test_each_rank_has_its_contract() -> None:
         assert rank.process.error_file == environment["MUSTER_ERROR_FILE"]
 
 
+def test_ranks_are_told_where_snapshots_go() -> None:
+    """Each its own hand in the run's place; none where there are fewer processes than ranks."""
+    spec = job("checkpoint.snapshot_every_steps=20")
+    attempt = Attempt(3, "run-1", None, 20001, snapshots=Path("/dev/shm/muster-snapshots-x"))
+    placement = place(spec)
+    made = make_plan(spec, placement, attempt, RUN, SPOOL, HOME)
+    slots = Rank(dict(made.ranks[1].process.environment)).snapshots()
+    assert slots is not None and slots.due(40) and not slots.due(41)
+    assert (slots.directory, slots.rank, slots.size) == (attempt.snapshots, 1, 2)
+    fewer = Placement(placement.assignments[:1])
+    made = make_plan(spec, fewer, attempt, RUN, SPOOL, HOME)
+    assert Rank(dict(made.ranks[0].process.environment)).snapshots() is None
+    assert any("no snapshots" in note for note in made.notes)
+    assert Rank(dict(plan().ranks[0].process.environment)).snapshots() is None
+
+
 def test_a_fresh_start_resumes_from_nothing() -> None:
     """The variable is there and empty."""
     assert plan().ranks[0].environment["MUSTER_RESUME_FROM"] == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from orchestrator.recorder import Recorder
 from orchestrator.room import shortage
 from orchestrator.snapshot_slots import Slots
 from orchestrator.states import JobState
-from tests.support_core import write_checkpoint
+from tests.support_core import python, write_checkpoint
 
 
 class Nobody:
@@ -307,6 +308,59 @@ print(slots.lack(1 << 20))
     first, second = done.stdout.splitlines()
     assert first == f"the file system of {tmp_path} has 80 MiB free, two of them need 92 MiB"
     assert second == ""
+
+
+RANKS = """
+import hashlib, sys
+from pathlib import Path
+from orchestrator.snapshot_slots import Slots
+place, every = Path(sys.argv[1]), int(sys.argv[2])
+ranks = [Slots(place, every, rank, 2, 1) for rank in range(2)]
+for step in range(1, 10**9):
+    print(step, flush=True)
+    for rank, slots in enumerate(ranks):
+        if slots.due(step):
+            slot, name = slots.next(), f"rank-{rank}.ckpt"
+            slots.open(slot)
+            (slot / name).write_bytes(str(step).encode() * 50_000)
+            slots.seal(slot, step, {name: None})
+            digest = hashlib.sha256((slot / name).read_bytes()).hexdigest()
+            slots.seal(slot, step, {name: digest})
+"""
+
+
+def test_a_kill_at_any_moment_costs_no_more_than_promised(tmp_path: Path) -> None:
+    """SIGKILL at twenty random moments: what is left verifies, and is recent enough."""
+    every = 2
+    for number in range(20):
+        place = tmp_path / str(number)
+        place.mkdir()
+        process = python(RANKS, str(place), str(every), stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(random.randrange(2, 40))]
+        process.kill()
+        ended = int([*told, *process.stdout.read().splitlines()][-1])
+        process.wait()
+        found = snapshots.found(place)
+        newest = found[0].step if found else 0
+        assert newest >= ended - every, (number, newest, ended)
+        for one in found:
+            assert isinstance(snapshots.verified(one, 2), Verified), (number, one)
+
+
+def test_a_full_disk_is_told_before_the_next_checkpoint(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, as a note, when a checkpoint has been looked at; of a snapshot's size before that."""
+    little = os.statvfs_result((1, 1, 1, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr("orchestrator.room.os.statvfs", lambda _: little)
+    one = keeper(run)
+    take(0, place(run), 5)
+    one.settle()
+    write_checkpoint(run.checkpoints, 10)
+    one.settle()
+    [note] = events(run, "note")
+    assert "the next checkpoint may not fit" in note["reason"]
 
 
 @pytest.mark.parametrize(("free", "told"), [(119, True), (120, False), (0, True)])
