@@ -25,8 +25,10 @@ from orchestrator.checkpoints import Verified
 from orchestrator.devices import Allocation, Devices
 from orchestrator.drill.referee import Referee
 from orchestrator.ending import TERM_GRACE, Ending
+from orchestrator.examiner import Examiner
 from orchestrator.found import Found
 from orchestrator.gang import Gang
+from orchestrator.growth import Grows, Growth
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
 from orchestrator.journal import JournalError
 from orchestrator.judge import Judge
@@ -38,6 +40,7 @@ from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
 from orchestrator.recorder import Log, Recorder, Viewer
+from orchestrator.slow_ranks import SlowRanks
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
 from orchestrator.status import RunView, places, view_from_disk
@@ -124,15 +127,29 @@ class Controller:
             self._recorder,
             keep=self.spec.checkpoint.keep,
             after=RunDirectory(self.spec.after) if self.spec.after else None,
+            world_size=self.spec.resources.ranks if self._takes_snapshots else 0,
         )
-        self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
+        self._judge = Judge(
+            self.spec,
+            self._recorder,
+            self._keeper,
+            self.job or self.spec.name,
+            self.job or str(self.directory.root),
+        )
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
+        self._slow_ranks = SlowRanks(self._recorder, self._devices)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
+        self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
         self._referee = Referee(self.spec, self._recorder, submitted=self.queued)
+        self._growth = Growth(self._devices, self._recorder, self._ending, self._keeper)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
+
+    @property
+    def _takes_snapshots(self) -> bool:
+        return self.spec.checkpoint.snapshot_every_steps is not None
 
     @property
     def ledger(self) -> Ledger:
@@ -178,7 +195,12 @@ class Controller:
             way, suspect = self._take_over() if self.adopts else (None, None)
             while True:
                 way = way or self._begin()
-                suspect = suspect or self._watch(way)
+                try:
+                    suspect = suspect or self._watch(way)
+                except Grows as wish:
+                    self._growth.begin(way, str(wish))
+                    way, self.way, self._recovering = None, None, True
+                    continue
                 if suspect is None:
                     return self._succeed(way)
                 if not self._recover(way, suspect):
@@ -210,7 +232,7 @@ class Controller:
 
         Returns the attempt under way, if there is one, and what it is failing of, if it is.
         """
-        self.way = way = adoption.restored(self.ledger, self.directory)
+        self.way = way = adoption.restored(self.ledger, self.directory, self.spec.health.straggler)
         self.placement = way.gang.plan.placement if way else Placement(())
         if adoption.lives(self.ledger.supervisor):
             self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
@@ -233,6 +255,10 @@ class Controller:
         if not self.node.supervised:
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
+        if self._growth.begun():
+            self._growth.end(way)
+            self._recovering = True
+            return self._without_gang(None)
         return way, adoption.suspect_of(self.ledger)
 
     def _skip_attempt(self) -> None:
@@ -290,6 +316,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
+        self._supervisor_lost_at = None  # one that is lost by now had no part in this attempt
         self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
@@ -311,7 +338,9 @@ class Controller:
         except OSError as error:
             raise Unstartable(FailureClass.STORAGE, f"attempt {number}: {error}") from error
         self._judge.attempt_begins()
-        self.way = way = UnderWay(Gang(plan, files), chosen, allocated_at)
+        self.way = way = UnderWay(
+            Gang(plan, files, self.spec.health.straggler), chosen, allocated_at
+        )
         self._recorder.record(
             "attempt",
             _starting(chosen, plan),
@@ -320,12 +349,15 @@ class Controller:
             resumed_step=way.resumed_step,
             resumed_from=str(chosen.path) if chosen else None,
             digest=chosen.digest if chosen else None,
-            world_size=chosen.world_size if chosen else None,
+            world_size=self.spec.resources.ranks,
+            ranks=len(plan.ranks),
+            checkpoint_world_size=chosen.world_size if chosen else None,
             port=plan.attempt.port,
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
             places=plan.places,
+            fallback=dict(self.spec.restart.fallback or ()) if self.ledger.fallback else None,
             notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
@@ -349,9 +381,15 @@ class Controller:
         if needs_port(self.spec, simulated=bool(simulated)):
             port = self.node.hold_port(lease_port())
         return make_plan(
-            self.spec,
+            self.spec.with_fallback() if self.ledger.fallback else self.spec,
             allocation.placement,
-            Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
+            Attempt(
+                number,
+                self.ledger.run_id,
+                chosen.path if chosen else None,
+                port,
+                self._keeper.snapshots() if self._takes_snapshots else None,
+            ),
             self.directory,
             self.spool,
             self.environment,
@@ -363,18 +401,34 @@ class Controller:
 
     def _watch(self, way: UnderWay) -> Suspect | None:
         """Look until the gang has finished (None) or something has failed."""
-        limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
+        health = self.spec.health
+        limits = Limits(
+            health.phase_timeouts, health.heartbeat_timeout, health.hang, self.ledger.step_p99
+        )
         while True:
             observation = way.gang.observe()
-            suspect = self._note_progress(way) or first_failure(observation, limits)
+            # Of ranks that no supervisor watches, or has looked at yet, silence says nothing.
+            seen = self.node.supervised and way.gang.looked_at
+            silence = limits if seen else Limits({}, math.inf)
+            suspect = self._note_progress(way) or first_failure(observation, silence)
             if suspect is None and finished(observation):
                 return None
             suspect = suspect or self._supervisor_lost()
-            if suspect is not None:
+            if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
+            self._slow_ranks.tell(way.gang)
+            self._growth.watch(way)
             self._referee.inject(self.faults, self.target, way.gang)
             self._referee.look(way.gang)
             self._pump(self._patience())
+
+    def _looked_at(self, way: UnderWay, suspect: Suspect, limits: Limits) -> Suspect | None:
+        """The suspect after a close look; None: its hang was over before the look was."""
+        suspect = self._examiner.examine(way, suspect)
+        if suspect.sign is Sign.HANG and first_failure(way.gang.observe(), limits) is None:
+            self._recorder.record("note", f"no hang: the ranks went on ({suspect.cause})")
+            return None
+        return suspect
 
     def _patience(self) -> float:
         """Seconds in which nothing becomes due that no message tells of."""
@@ -482,7 +536,7 @@ class Controller:
 
     def _recover(self, way: UnderWay, suspect: Suspect) -> bool:
         """Stop the gang, find out, decide. True: go on with another attempt."""
-        seen_at = time.monotonic()
+        seen_at = way.seen_at or time.monotonic()
         if self.ledger.state is not JobState.STOPPING:
             self._recorder.record(
                 "failing",
@@ -491,6 +545,7 @@ class Controller:
                 rank=suspect.rank,
                 sign=suspect.sign.value,
                 at=suspect.at,
+                trusted_step=suspect.trusted_step,
                 stepped_before=self.ledger.best_step > 0,
             )
         self._ending.let_leave(way)
@@ -550,11 +605,16 @@ class Controller:
                     order=kind,
                     preempts=order.preempts,
                 )
+            if not self.node.supervised:
+                # Ordered to stop before it dialled: its ranks die with it.
+                adoption.kill(self.ledger.supervisor)
             if halt.saves:
                 self._ending.let_save(self.way, halt.saves)
             self._ending.stop(self.way, grace=TERM_GRACE)
             self._ending.record(self.way)
             self._keeper.settle()
+        if halt.state is not JobState.CANCELLED:
+            self._keeper.promote()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         if order.kind is OrderKind.PREEMPT:
             return Outcome.PREEMPTED
@@ -582,6 +642,8 @@ def _starting(chosen: Verified | None, plan: LaunchPlan) -> str:
     told = "starting fresh"
     if chosen is not None:
         told = f"resuming from step {chosen.step} ({chosen.digest[:12]})"
+    if not plan.world.whole:
+        told += f" on {plan.world}"
     if plan.simulated:
         told += " on simulated devices"
     if plan.table is not None:

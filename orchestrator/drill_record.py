@@ -46,7 +46,7 @@ class Ear:
     def __init__(self, path: Path | None) -> None:
         self._record = mapped(path, _RECORD.size) if path is not None else None
 
-    def heard(self, loss: float) -> float:
+    def heard(self, loss: float | None) -> float | None:
         """The loss to report. Raises MemoryError where a drill says so."""
         if self._record is None:
             return loss

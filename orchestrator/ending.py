@@ -108,4 +108,5 @@ class Ending:
             steps=steps,
             last_step=max(0, way.gang.last_step),
             ends=way.gang.ends(),
+            step_p99=way.gang.step_p99,
         )

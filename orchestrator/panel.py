@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.states import RankState
+from orchestrator.world import World
 
 FILE_WIDTH = 140
 """A file has no width of its own, and a table must not be broken at a guess of 80."""
@@ -45,6 +46,9 @@ def headline(summary: dict[str, Any]) -> Text:
     ]
     if summary["checkpoint"]:
         parts.append(f"checkpoint {summary['checkpoint']['step']}")
+    world = summary.get("world")
+    if world and world["virtual_ranks"] > 1:
+        parts.append(str(World(world["ranks"], world["processes"])))
     if summary["simulated"]:
         parts.append("simulated devices")
     return Text("  ".join(parts), style="bold")
@@ -89,12 +93,16 @@ def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
             shown(row["pid"]),
             ",".join(map(str, row["cpus"])),
             shown(row["step"]),
-            _seconds(row["step_seconds"]),
+            _seconds(row["step_seconds"], _slow(row.get("straggler"))),
             _seconds(row["heartbeat_age"], " ago"),
             "" if row["memory"] is None else f"{row['memory'] / 1e9:.2f} GB",
             str(row["first_failures"] or ""),
         )
     return table
+
+
+def _slow(straggler: dict[str, Any] | None) -> str:
+    return "" if straggler is None else f", slow x{straggler['factor']:g}"
 
 
 def _where(row: dict[str, Any]) -> str:
@@ -114,6 +122,15 @@ def print_incidents(incidents: Sequence[dict[str, Any]], *, of_all: bool = False
     for place, one in enumerate(incidents, 1):
         number = one.get("incident", place)
         _print_incident(console, f"{one['job']} " * of_all + f"incident {number}", one)
+
+
+def print_worth(incidents: Sequence[dict[str, Any]], goodput: float | None) -> None:
+    """What the failures of a run cost: steps trained again, and the time that counted."""
+    lost = sum(one["steps_lost"] or 0 for one in incidents)
+    told = (
+        f"incidents {len(incidents)}, steps trained again {lost}, goodput {shown(goodput, '.0%')}"
+    )
+    Console(highlight=False).print(told)
 
 
 _SPLIT = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,19 @@ DEFAULT_PHASE_TIMEOUTS: Mapping[str, float] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hang:
+    """How long a training rank may be without a step: `factor` times what 99 of 100 steps take.
+
+    Never less than `floor` seconds, which cover the noise of a shared machine, nor more than
+    `ceiling`.
+    """
+
+    factor: float = 5.0
+    floor: float = 60.0
+    ceiling: float = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Health:
     """When a rank counts as hung or slow. A phase without a limit may last for ever."""
 
@@ -126,18 +139,26 @@ class Health:
     """Seconds without a step while training; None: worked out from the steps seen."""
     straggler: float | None = None
     """How many times slower than the gang's median a rank may be; None: not watched."""
+    move_stragglers: bool = False
+    """Whether the next attempt avoids the device of a rank that was slow to the end."""
     phase_timeouts: Mapping[str, float] = field(
         default_factory=lambda: dict(DEFAULT_PHASE_TIMEOUTS)
     )
+    hang: Hang = field(default_factory=Hang)
+    """The law of the limit that is worked out; `heartbeat_timeout`, if given, wins."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """The wait before attempt n + 1: first · factor^(n-1) seconds, at most `max`."""
+    """The wait before attempt n + 1: first · factor^(n-1) seconds, at most `max`.
+
+    Shortened by up to its `jitter`th part, as run and attempt draw it.
+    """
 
     first: float = 1.0
     factor: float = 2.0
     max: float = 60.0
+    jitter: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +195,13 @@ class Restart:
     )
     """Restarts by class, every class present; None: unlimited."""
     replenish_after: float | None = None
+    """Seconds of training that counted after which a class has its whole budget again."""
     backoff: Backoff = field(default_factory=Backoff)
     no_progress: int = 3
     rules: tuple[Rule, ...] = ()
     """In order; the first that matches decides."""
+    fallback: tuple[tuple[str, str], ...] | None = None
+    """Arguments that replace the job's of the same name, once a failure repeats at its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +274,11 @@ class JobSpec:
         """The arguments as the script gets them: `--key=value` each."""
         return render_args(self.args)
 
+    def with_fallback(self) -> JobSpec:
+        """The job with the arguments of `restart.fallback` in place of its own of those names."""
+        args = {**dict(self.args), **dict(self.restart.fallback or ())}
+        return replace(self, args=tuple(args.items()))
+
     def start_method(self, backend: DeviceKind) -> StartMethod:
         """FORK or SPAWN: `auto` forks where that is proven, for modules on the CPU backend."""
         if self.launch.start is not StartMethod.AUTO:
@@ -281,10 +310,13 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
         {"log": rule.log, "exit_code": rule.exit_code, "class": rule.failure}
         for rule in spec.restart.rules
     ]
+    fallback = spec.restart.fallback
+    restart["fallback"] = None if fallback is None else {"args": dict(fallback)}
     health = {**vars(spec.health)}
     health["phase_timeouts"] = {
         phase: spec.health.phase_timeouts.get(phase, "unlimited") for phase in PHASES
     }
+    health["hang"] = vars(spec.health.hang)
     health["heartbeat_timeout"] = spec.health.heartbeat_timeout or "auto"
     then = None if spec.then is None else {**vars(spec.then), "args": dict(spec.then.args)}
     document = {

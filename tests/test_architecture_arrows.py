@@ -23,6 +23,7 @@ FOLDED = (
     "orchestrator.drill",
     "orchestrator.jobfile",
     "orchestrator.queueing",
+    "orchestrator.report",
     "orchestrator.service",
     "orchestrator.store",
     "cluster.ascend",
@@ -77,13 +78,16 @@ SIGNAL = {
     "orchestrator.drill.injection",  # kills on purpose
     "orchestrator.drill.rehearsal",  # Ctrl-C to a run that has shown enough
     "orchestrator.drill.throttle",  # stops and lets go
+    "orchestrator.evidence",  # numbers of signals only
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.patterns",  # an alarm ends a search
     "orchestrator.processes",
+    "orchestrator.signature",  # which ones a process brings upon itself
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.stop_request",  # TERM from outside asks a rank to save itself
+    "orchestrator.stack_signal",  # a rank's number for it
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (
