@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.health import HANG_FLOOR
+from orchestrator.health import hang_limit
 from orchestrator.ledger import Ledger
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass
@@ -14,7 +14,6 @@ from orchestrator.states import FailureClass
 EXIT_SEEN = 0.2
 """Seconds within which the end of a process is seen."""
 
-_HANG_FACTOR = 5.0
 _LOOKS = 1.0
 
 
@@ -180,8 +179,7 @@ def _hang_limit(kind: str, moment: Moment, spec: JobSpec) -> float | None:
     if moment.phase != "train":
         limit = spec.health.phase_timeouts.get(moment.phase)
         return None if limit is None else limit + _LOOKS
-    if spec.health.heartbeat_timeout is not None:
-        return spec.health.heartbeat_timeout + _LOOKS
-    if moment.slowest <= 0:
+    if spec.health.heartbeat_timeout is None and moment.slowest <= 0:
         return None
-    return max(HANG_FLOOR, _HANG_FACTOR * moment.slowest) + _LOOKS
+    law = spec.health
+    return hang_limit((moment.slowest,), law.heartbeat_timeout, 0.0, law.hang) + _LOOKS

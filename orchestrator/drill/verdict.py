@@ -240,11 +240,14 @@ def _fails(event: Event) -> bool:
 
 
 def _was_verified(events: Sequence[Event], attempt: Event | None) -> bool:
+    """By the journal; of a snapshot, which no event tells of, by the digest that was checked."""
     path = attempt.data.get("resumed_from") if attempt else None
-    return any(
-        event.kind == "checkpoint" and event.data["path"] == path and event.data["verified"]
-        for event in events
-    )
+    if attempt is None or path is None:
+        return False
+    told = [e for e in events if e.kind in ("checkpoint", "promoted") and e.data["path"] == path]
+    if not told:
+        return "/muster-snapshots-" in path and bool(attempt.data.get("digest"))
+    return any(event.data["verified"] for event in told)
 
 
 def _end(events: Sequence[Event]) -> str:
