@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.drill import FaultError
+from orchestrator.drill import Fault, FaultError, rehearsal
 from orchestrator.drill.rehearsal import faults_for
+from orchestrator.jobfile import load
 from tests import matrix
 from tests.runs import MUSTER, Job, end, poll, worker_job
 from tests.services import service, worker_file
@@ -104,30 +105,36 @@ def test_kinds_can_be_chosen_and_mistakes_are_named() -> None:
 
 
 @slow
-def test_a_job_file_is_rehearsed_with_a_run_for_each_kind(tmp_path: Path, places: Path) -> None:
-    """Real runs in directories of their own that are gone afterwards; the report says all."""
-    task = worker_job(
-        tmp_path,
-        args={"steps": 100_000, "pause": 0.05},
-        checkpoint={"every_steps": 5},
-        restart={"backoff": {"first": 0, "max": 0}},
-    )
-    command = [*MUSTER, "drill", str(task.file), "--all", "--kinds", "preempt,kill-controller"]
-    done = subprocess.run(
-        [*command, "--json"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "TMPDIR": str(places)},
-    )
-    document = json.loads(done.stdout)
-    assert [one["fault"] for one in document["drills"]] == [
-        "preempt@step:3",
-        "kill-controller@step:3",
-    ]
-    assert document["passed"] and done.returncode == 0, done.stdout + done.stderr
-    assert not list(places.glob("muster-drill-*"))
+def test_a_job_file_is_rehearsed_with_a_run_for_each_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs in directories of their own that are gone afterwards, each stopped when it is judged."""
+    places = tmp_path / "places"
+    places.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(places))
+    monkeypatch.setattr(rehearsal, "COMMAND", tuple(matrix.PLAIN))
+    task = plain_job(tmp_path, steps=100_000, pause=0.05)
+    faults = faults_for(load(task.file), ["preempt", "kill-controller", "corrupt-checkpoint"])
+    told: list[str] = []
+    results = rehearsal.rehearse(str(task.file), (), faults, 120.0, told.append)
+    assert [one["fault"] for one in results] == [
+        "preempt@step:3", "kill-controller@step:3", "corrupt-checkpoint@step:11"
+    ]  # fmt: skip
+    assert all(one["passed"] and one["seconds"] < 120.0 for one in results), results
+    assert sum("passed" in line for line in told) == 3
+    assert not list(places.iterdir())
+
+
+@slow
+def test_a_drill_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is bounded: it has not passed, and the report says that it did not come in time."""
+    monkeypatch.setattr(rehearsal, "COMMAND", tuple(matrix.PLAIN))
+    task = plain_job(tmp_path, steps=100_000, pause=0.05)
+    [result] = rehearsal.rehearse(str(task.file), (), [Fault("kill-raylet", step=9999)], 2.0, print)
+    assert not result["passed"]
+    assert "did not come" in result["failures"][0]
 
 
 @slow

@@ -26,6 +26,9 @@ from orchestrator.spec import DeviceKind, JobSpec
 
 Tell = Callable[[str], None]
 
+COMMAND = (sys.executable, "-m", "orchestrator")
+"""The command line that a rehearsal drives."""
+
 _POLL = 0.2
 _GRACE = 60.0
 _SIMULATED_NODE = "MUSTER_SIMULATED_NODE"
@@ -127,7 +130,7 @@ def _drive(
 ) -> int:
     """A command of ours until there is a verdict, or it has ended; its exit code."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", *arguments],
+        [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
