@@ -239,8 +239,8 @@ def check(task: Job, calm: str, text: str, steps: int = STEPS) -> None:
 def drawn(seed: int, number: int) -> list[str]:
     """Faults of random kinds at random steps of random ranks; the same for the same seed.
 
-    At most one checkpoint of a run is damaged, when there are two: with none left a run ends, and
-    rightly so.
+    At most one checkpoint of a run is damaged, when there are two, and one loss is not a number:
+    with no checkpoint left, or by what looks deterministic, a run ends, and rightly so.
     """
     chance = random.Random(seed)
     kinds = [kind for kind in KINDS if kind not in ("fill-disk", "slow-rank")]
@@ -249,6 +249,8 @@ def drawn(seed: int, number: int) -> list[str]:
     for _ in range(number):
         kind = chance.choice(kinds)
         if any(ENDS[fault.kind].damaged for fault in faults) and ENDS[kind].damaged:
+            kind = "kill-rank"
+        if kind == "nan-loss" and kind in [fault.kind for fault in faults]:
             kind = "kill-rank"
         rank = chance.choice(RANKS) if KINDS[kind].needs_rank else None
         first = 2 * EVERY + 1 if ENDS[kind].damaged else 1
