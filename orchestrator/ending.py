@@ -66,6 +66,10 @@ class Ending:
         except OSError as error:
             self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
             return
+        self._await_leaving(way, patience)
+
+    def _await_leaving(self, way: UnderWay, patience: float) -> None:
+        """Until all have left, or one has ended otherwise and the rest would wait for it."""
         deadline = time.monotonic() + patience
         while self._node.supervised and time.monotonic() < deadline:
             exits = [view.exit for view in way.gang.views]
@@ -81,7 +85,8 @@ class Ending:
         gone = [view.exit.code for view in way.gang.views if view.exit is not None]
         asked = stop_request.asked(self._spool.stop_request(self._recorder.ledger.attempt))
         if asked and EXIT_RETRY in gone:
-            self.let_save(way, _LEAVE_PATIENCE)
+            # Whether the others can be asked need not be known yet: one has left as it was.
+            self._await_leaving(way, _LEAVE_PATIENCE)
 
     def _dismiss(self) -> None:
         """Let TERM end the ranks at once; where that cannot be said, KILL follows."""

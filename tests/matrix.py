@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -238,24 +237,27 @@ def check(task: Job, calm: str, text: str, steps: int = STEPS) -> None:
 
 
 def drawn(seed: int, number: int) -> list[str]:
-    """Faults of random kinds at random steps of random ranks; the same for the same seed."""
+    """Faults of random kinds at random steps of random ranks; the same for the same seed.
+
+    At most one checkpoint of a run is damaged, when there are two: with none left a run ends, and
+    rightly so.
+    """
     chance = random.Random(seed)
-    kinds = [kind for kind in KINDS if kind not in ("fill-disk", "hang-rank", "slow-rank")]
-    kinds = [kind for kind in kinds if kind != "nan-loss" or _SEES_NAN] + ["hang-rank"]
-    faults = []
+    kinds = [kind for kind in KINDS if kind not in ("fill-disk", "slow-rank")]
+    kinds = [kind for kind in kinds if kind != "nan-loss" or _SEES_NAN]
+    faults: list[Fault] = []
     for _ in range(number):
         kind = chance.choice(kinds)
+        if any(ENDS[fault.kind].damaged for fault in faults) and ENDS[kind].damaged:
+            kind = "kill-rank"
         rank = chance.choice(RANKS) if KINDS[kind].needs_rank else None
-        when: dict[str, Any] = {"step": chance.randrange(1, STEPS - 2)}
+        first = 2 * EVERY + 1 if ENDS[kind].damaged else 1
+        when: dict[str, Any] = {"step": chance.randrange(first, STEPS - 2)}
         if chance.random() < 0.5:
-            when = {"phase": chance.choice(PHASES)}
-        faults.append(str(Fault(kind, rank, **when)))
-    return faults
-
-
-def forget(directory: Path) -> None:
-    """Room for the next run."""
-    shutil.rmtree(directory, ignore_errors=True)
+            phases = sorted(set(PHASES) - _EARLY) if ENDS[kind].damaged else PHASES
+            when = {"phase": chance.choice(phases)}
+        faults.append(Fault(kind, rank, **when))
+    return [str(fault) for fault in faults]
 
 
 def kind_of(fault: str) -> str:

@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 TRAINING = (
     "test_outlives_training.py",
+    "test_drill_training.py",
     "test_validation.py",
     "test_exact_resume.py",
     "test_train_options.py",
@@ -25,6 +26,7 @@ TRAINING = (
 
 LONGEST = (
     *(name for name in TRAINING if "::" not in name),
+    "test_drill_matrix.py",
     "test_run_failures.py",
     "test_simulated_runs.py",
     "test_run_ends.py",

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ from tests.services import service, worker_file
 from tests.support_core import job
 
 slow = pytest.mark.slow
+
+
+@pytest.fixture
+def places() -> Iterator[Path]:
+    """Where temporary directories are made: a short path, since Ray puts sockets there."""
+    with tempfile.TemporaryDirectory(prefix="d-") as directory:
+        yield Path(directory)
 
 
 def plain_job(directory: Path, **args: Any) -> Job:
@@ -95,7 +104,7 @@ def test_kinds_can_be_chosen_and_mistakes_are_named() -> None:
 
 
 @slow
-def test_a_job_file_is_rehearsed_with_a_run_for_each_kind(tmp_path: Path) -> None:
+def test_a_job_file_is_rehearsed_with_a_run_for_each_kind(tmp_path: Path, places: Path) -> None:
     """Real runs in directories of their own that are gone afterwards; the report says all."""
     task = worker_job(
         tmp_path,
@@ -104,8 +113,6 @@ def test_a_job_file_is_rehearsed_with_a_run_for_each_kind(tmp_path: Path) -> Non
         restart={"backoff": {"first": 0, "max": 0}},
     )
     command = [*MUSTER, "drill", str(task.file), "--all", "--kinds", "preempt,kill-controller"]
-    places = tmp_path / "places"
-    places.mkdir()
     done = subprocess.run(
         [*command, "--json"],
         capture_output=True,
@@ -124,11 +131,9 @@ def test_a_job_file_is_rehearsed_with_a_run_for_each_kind(tmp_path: Path) -> Non
 
 
 @slow
-def test_a_rehearsal_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+def test_a_rehearsal_that_is_interrupted_leaves_nothing(tmp_path: Path, places: Path) -> None:
     """Ctrl-C ends the run under way; its directory goes too. (The session looks for processes.)"""
     task = worker_job(tmp_path, args={"steps": 100_000, "pause": 0.05})
-    places = tmp_path / "places"
-    places.mkdir()
     command = [*MUSTER, "drill", str(task.file), "--all", "--kinds", "nan-loss"]
     process = subprocess.Popen(
         command,

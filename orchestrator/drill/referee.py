@@ -16,6 +16,7 @@ from orchestrator.health import RankView
 from orchestrator.journal import Event
 from orchestrator.recorder import Recorder
 from orchestrator.spec import JobSpec
+from orchestrator.states import JobState
 
 _PERIOD = 0.5
 
@@ -78,8 +79,10 @@ class Referee:
         self.calm()
         if self._open:
             self._judge(0, at_end=True)
+        ledger = self._recorder.ledger
+        why = f": the run has failed: {ledger.reason}" if ledger.state is JobState.FAILED else ""
         for fault in left:
-            self._refuse(fault, "its moment did not come")
+            self._refuse(fault, f"its moment did not come{why}")
 
     def _judge(self, step: int, *, at_end: bool) -> None:
         events = self._recorder.events()
