@@ -23,6 +23,7 @@ from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
 from orchestrator.devices import Allocation, Devices
 from orchestrator.ending import TERM_GRACE, Ending
+from orchestrator.examiner import Examiner
 from orchestrator.found import Found
 from orchestrator.gang import Gang
 from orchestrator.growth import Grows, Growth
@@ -121,15 +122,27 @@ class Controller:
             self._recorder,
             keep=self.spec.checkpoint.keep,
             after=RunDirectory(self.spec.after) if self.spec.after else None,
+            world_size=self.spec.resources.ranks if self._takes_snapshots else 0,
         )
-        self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
+        self._judge = Judge(
+            self.spec,
+            self._recorder,
+            self._keeper,
+            self.job or self.spec.name,
+            self.job or str(self.directory.root),
+        )
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._growth = Growth(self._devices, self._recorder, self._ending, self._keeper)
+        self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
+
+    @property
+    def _takes_snapshots(self) -> bool:
+        return self.spec.checkpoint.snapshot_every_steps is not None
 
     @property
     def ledger(self) -> Ledger:
@@ -324,6 +337,7 @@ class Controller:
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
             places=plan.places,
+            fallback=dict(self.spec.restart.fallback or ()) if self.ledger.fallback else None,
             notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
@@ -347,9 +361,15 @@ class Controller:
         if needs_port(self.spec, simulated=bool(simulated)):
             port = self.node.hold_port(lease_port())
         return make_plan(
-            self.spec,
+            self.spec.with_fallback() if self.ledger.fallback else self.spec,
             allocation.placement,
-            Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
+            Attempt(
+                number,
+                self.ledger.run_id,
+                chosen.path if chosen else None,
+                port,
+                self._keeper.snapshots() if self._takes_snapshots else None,
+            ),
             self.directory,
             self.spool,
             self.environment,
@@ -368,11 +388,19 @@ class Controller:
             if suspect is None and finished(observation):
                 return None
             suspect = suspect or self._supervisor_lost()
-            if suspect is not None:
+            if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
             self._growth.watch(way)
             self._drill(way)
             self._pump(self._patience())
+
+    def _looked_at(self, way: UnderWay, suspect: Suspect, limits: Limits) -> Suspect | None:
+        """The suspect after a close look; None: its hang was over before the look was."""
+        suspect = self._examiner.examine(way, suspect)
+        if suspect.sign is Sign.HANG and first_failure(way.gang.observe(), limits) is None:
+            self._recorder.record("note", f"no hang: the ranks went on ({suspect.cause})")
+            return None
+        return suspect
 
     def _patience(self) -> float:
         """Seconds in which nothing becomes due that no message tells of."""
@@ -483,7 +511,7 @@ class Controller:
 
     def _recover(self, way: UnderWay, suspect: Suspect) -> bool:
         """Stop the gang, find out, decide. True: go on with another attempt."""
-        seen_at = time.monotonic()
+        seen_at = way.seen_at or time.monotonic()
         if self.ledger.state is not JobState.STOPPING:
             self._recorder.record(
                 "failing",
@@ -492,16 +520,19 @@ class Controller:
                 rank=suspect.rank,
                 sign=suspect.sign.value,
                 at=suspect.at,
+                trusted_step=suspect.trusted_step,
                 stepped_before=self.ledger.best_step > 0,
             )
         self._ending.stop(way)
         self._ending.record(way)
+        placement = way.gang.plan.placement
         decision = self._judge.judge(
             way,
             suspect,
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
-            device_faults=self._devices.faults(way.gang.plan.placement),
+            device_faults=self._devices.faults(placement),
+            whole=self._devices.all_there(placement),
         )
         self.way = None
         self._recovering = True
@@ -553,6 +584,8 @@ class Controller:
             self._ending.stop(self.way, grace=TERM_GRACE)
             self._ending.record(self.way)
             self._keeper.settle()
+        if halt.state is not JobState.CANCELLED:
+            self._keeper.promote()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         return _OUTCOMES[halt.state]
 

@@ -22,6 +22,7 @@ from orchestrator.plan import request_for
 from orchestrator.recorder import Recorder
 from orchestrator.spec import DeviceKind, JobSpec
 from orchestrator.states import FailureClass
+from orchestrator.verdicts import Action
 
 Pump = Callable[[float], None]
 
@@ -74,18 +75,18 @@ class Devices:
         if not self._spec.resources.device.is_slot:
             self._leases.take([one.device for one in placement.assignments], simulated)
 
-    def allocate(self, *, recovering: bool, smaller: bool = False) -> Allocation:
+    def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
 
         A job that has run already gets fewer where it may have them (`world.sizes`), after a
-        moment, or at once if it is to be `smaller` or is that already.
+        moment, or at once if that was decided or it is smaller already.
         Raises Unstartable with the allocator's reason.
         """
         patience = self._patience(recovering=recovering)
         told = ""
         found = self._look()
         deadline = time.monotonic() + patience  # from the first answer: tools take their time
-        all_until = min(deadline, time.monotonic() + self._patience_for_all(smaller=smaller))
+        all_until = min(deadline, time.monotonic() + self._patience_for_all())
         while True:
             answer = self._choose(found, self._spec.resources.ranks)
             if isinstance(answer, Refusal) and time.monotonic() >= all_until:
@@ -117,13 +118,20 @@ class Devices:
         except (NoSuchNode, Unstartable) as error:
             return Found(Inventory(()), missing=str(error))
 
-    def could_have_all(self, found: Found, own: Placement) -> bool:
-        """Whether every rank could have a device now, those of its own gang counted as free."""
-        if found.missing:
-            return False
-        mine = {one.device.key for one in own.assignments}
-        blamed = self._recorder.ledger.blamed
+    def all_there(self, own: Placement, found: Found | None = None) -> bool:
+        """Whether every rank could have a device, by `found` or by what was seen last.
+
+        Those of its own gang count as free unless they are unwell: it is on them, or was just now.
+        """
+        if self._spec.resources.device.is_slot:
+            return True
+        if found is None:
+            if self._seen is None or self._seen[1].silent:
+                return True  # nobody knows better
+            found = self._seen[1]
+        mine = {one.device.key for one in own.assignments} - found.unwell.keys()
         here = {key: why for key, why in found.withheld.items() if key not in mine}
+        blamed = self._recorder.ledger.blamed
         answers = (
             allocate(found.inventory, request_for(self._spec, withheld))
             for withheld in ({**blamed, **here}, here)
@@ -161,10 +169,12 @@ class Devices:
         counted = not self._spec.resources.device.is_slot
         return RECOVERY_PATIENCE if recovering and counted else 0.0
 
-    def _patience_for_all(self, *, smaller: bool) -> float:
+    def _patience_for_all(self) -> float:
         """Seconds in which nothing but full size will do."""
-        was = self._recorder.ledger.world
-        return 0.0 if smaller or (was is not None and not was.whole) else world.PATIENCE
+        ledger = self._recorder.ledger
+        small = ledger.world is not None and not ledger.world.whole
+        decided = ledger.decided.get("action") == Action.SMALLER.value
+        return 0.0 if small or decided else world.PATIENCE
 
     def _smaller(self, found: Found) -> Placement | None:
         """The largest smaller world that can be had, for a job that has run and may shrink."""

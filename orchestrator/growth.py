@@ -46,7 +46,7 @@ class Growth:
         if found is None:
             return
         self._next_look = time.monotonic() + world.LOOK_EVERY
-        if self.devices.could_have_all(found, way.gang.plan.placement):
+        if self.devices.all_there(way.gang.plan.placement, found):
             raise Grows(f"devices for all {small.ranks} ranks can be had again")
 
     def _due(self, way: UnderWay) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
-from orchestrator.policy import History
 from orchestrator.states import FailureClass, JobState
+from orchestrator.verdicts import History
 from orchestrator.world import World
 
 
@@ -66,6 +66,16 @@ class Ledger:
     """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
+    charged_at: dict[FailureClass, float] = field(default_factory=dict)
+    """What `counted_seconds` was when a class was charged last."""
+    signed: list[tuple[str, int, int]] = field(default_factory=list)
+    """Signature, step and how many steps that may be off, of failures since a person came."""
+    fallback: bool = False
+    """Whether attempts have the arguments of `restart.fallback`."""
+    decided: dict[str, Any] = field(default_factory=dict)
+    """The newest decision: action, row, delay, may_shrink, fallback; empty before the first."""
+    heard_at: float | None = None
+    """When the newest event was recorded."""
     world: World | None = None
     """How many processes compute how many ranks in the newest attempt, where that was told."""
     growing: int = 0
@@ -74,6 +84,7 @@ class Ledger:
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
+        self.heard_at = event.time
         if event.state is not None:
             self.state = event.state
             self.reason = event.reason
@@ -97,7 +108,32 @@ class Ledger:
     @property
     def history(self) -> History:
         """What `policy.decide` needs, the newest failure included."""
-        return History(dict(self.charged), self.without_gain, self.failures_in_a_row)
+        return History(
+            dict(self.charged),
+            self.without_gain,
+            self.failures_in_a_row,
+            repeats=self._repeats(),
+            fallback_used=self.fallback,
+            seed=f"{self.run_id}/{self.attempt}",
+        )
+
+    def _repeats(self) -> int:
+        """How often the newest failure was seen at its step; 1 if it can be no repetition."""
+        if not self.signed or not self.incidents or not self.incidents[-1].get("signature"):
+            return 1
+        name, step, blur = self.signed[-1]
+        return sum(
+            name == other and abs(step - at) <= max(blur, off) for other, at, off in self.signed
+        )
+
+    def given_back(self, failure: FailureClass, after: float | None) -> int:
+        """Charges of a class that `after` seconds of training without it have made up for.
+
+        All of them or none. Training counts as far as its steps do: those that are lost do not,
+        and waiting or failing is no training.
+        """
+        trained = self.counted_seconds - self.charged_at.get(failure, 0.0)
+        return self.charged.get(failure, 0) if after is not None and trained >= after else 0
 
 
 def fold(events: Iterable[Event]) -> Ledger:
@@ -121,6 +157,9 @@ def _controller(ledger: Ledger, event: Event) -> None:
 def _forgive(ledger: Ledger, _: Event) -> None:
     """A person looked at it and started it again: the budgets are fresh."""
     ledger.charged.clear()
+    ledger.charged_at.clear()
+    ledger.signed.clear()
+    ledger.fallback = False
     ledger.without_gain = ledger.failures_in_a_row = 0
     ledger.sources = ""
     ledger.blamed.clear()
@@ -129,7 +168,7 @@ def _forgive(ledger: Ledger, _: Event) -> None:
 def _requeued(ledger: Ledger, event: Event) -> None:
     if event.data.get("preempted"):
         preemption = FailureClass.PREEMPTION
-        ledger.charged[preemption] = ledger.charged.get(preemption, 0) + 1
+        _charge(ledger, preemption)
         ledger.restarts[preemption.value] = ledger.restarts.get(preemption.value, 0) + 1
 
 
@@ -160,6 +199,9 @@ def _attempt(ledger: Ledger, event: Event) -> None:
         for segment in ledger.trained
         if segment[0] <= ledger.resumed_step
     ]
+    # What was lost counts when it is trained again, as if it had never been trained before.
+    counted = ledger.counted_seconds
+    ledger.charged_at = {cls: min(at, counted) for cls, at in ledger.charged_at.items()}
 
 
 def _of_checkpoint(data: dict[str, Any]) -> int:
@@ -202,6 +244,11 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
     ledger.best_step = max(ledger.best_step, last)
 
 
+def _charge(ledger: Ledger, failure: FailureClass) -> None:
+    ledger.charged[failure] = ledger.charged.get(failure, 0) + 1
+    ledger.charged_at[failure] = ledger.counted_seconds
+
+
 def _failure(ledger: Ledger, event: Event) -> None:
     data = event.data
     ledger.judged_attempt = event.attempt
@@ -210,8 +257,10 @@ def _failure(ledger: Ledger, event: Event) -> None:
         ledger.without_gain = 0
         ledger.failures_in_a_row = 0
     ledger.failures_in_a_row += 1
+    if data.get("replenished"):
+        ledger.charged.pop(failure, None)
     if not data["free"]:
-        ledger.charged[failure] = ledger.charged.get(failure, 0) + 1
+        _charge(ledger, failure)
         ledger.without_gain += ledger.best_step <= ledger.best_at_last_failure
     ledger.best_at_last_failure = ledger.best_step
     if data["rank"] is not None:
@@ -219,10 +268,16 @@ def _failure(ledger: Ledger, event: Event) -> None:
     if failure.blames_device and data["device"]:
         ledger.blamed[f"{data['node']}/{data['device']}"] = data["cause"]
     ledger.incidents.append({"attempt": event.attempt, **data})
+    if data.get("signature"):
+        ledger.signed.append((data["signature"], data["step"], data.get("step_blur", 0)))
 
 
 def _decision(ledger: Ledger, event: Event) -> None:
     ledger.incidents[-1].update(event.data["incident"])
+    ledger.decided = dict(event.data.get("decision", {}))
+    if ledger.decided.get("fallback"):
+        ledger.fallback = True
+        ledger.without_gain = 0  # other arguments: what the old ones failed to gain is no sign
     if event.data["retry"]:
         name = ledger.incidents[-1]["class"]
         ledger.restarts[name] = ledger.restarts.get(name, 0) + 1
@@ -245,6 +300,10 @@ def _checkpoint(ledger: Ledger, event: Event) -> None:
 def _quarantined(ledger: Ledger, event: Event) -> None:
     ledger.ever_checkpointed = True
     ledger.checkpoints.pop(event.data["path"], None)
+
+
+def _anew(ledger: Ledger, _: Event) -> None:
+    ledger.ever_checkpointed = False
 
 
 def _retired(ledger: Ledger, event: Event) -> None:
@@ -290,8 +349,10 @@ _HANDLERS = {
     "decision": _decision,
     "recovered": _recovered,
     "checkpoint": _checkpoint,
+    "promoted": _checkpoint,
     "quarantined": _quarantined,
     "retired": _retired,
+    "anew": _anew,
     "drill": _drill,
     "waiting": _waiting,
     "again": _forgive,

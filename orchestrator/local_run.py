@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator import drill, ownership
+from orchestrator import drill, ownership, snapshot_place
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
 from orchestrator.found import find_nodes
@@ -69,6 +69,7 @@ def drive(
     `by_hand`: a person starts it again, so budgets are fresh and changed code is taken.
     """
     ownership.remove_stale_spools()
+    snapshot_place.remove_stale()
     try:
         with ownership.driving(directory), _spool(directory) as spool:
             keep_reserve(directory.reserve)

@@ -120,6 +120,15 @@ def print_incidents(incidents: Sequence[dict[str, Any]], *, of_all: bool = False
         _print_incident(console, f"{one['job']} " * of_all + f"incident {number}", one)
 
 
+def print_worth(incidents: Sequence[dict[str, Any]], goodput: float | None) -> None:
+    """What the failures of a run cost: steps trained again, and the time that counted."""
+    lost = sum(one["steps_lost"] or 0 for one in incidents)
+    told = (
+        f"incidents {len(incidents)}, steps trained again {lost}, goodput {shown(goodput, '.0%')}"
+    )
+    Console(highlight=False).print(told)
+
+
 _SPLIT = (
     ("seen", "detected_after"),
     ("gang stopped", "stopped_after"),

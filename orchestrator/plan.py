@@ -59,6 +59,8 @@ class Attempt:
     run_id: str
     resume_from: Path | None
     port: int | None
+    snapshots: Path | None = None
+    """Where in tmpfs its ranks put snapshots; None: they take none."""
 
 
 @dataclass(frozen=True)
@@ -266,17 +268,11 @@ def make_plan(
         scheduler=gang.scheduler() if gang.dynamic else None,
         scheduler_environment=gang.scheduler_environment(),
         fork_server=gang.fork_server() if gang.forks else None,
-        notes=(*placement.notes, *(table.findings()[1] if table else ()), *_shrunk(gang.world)),
+        notes=(*placement.notes, *(table.findings()[1] if table else ()), *gang.notes()),
         table=table,
         simulated=simulated,
         job_ranks=gang.world.ranks,
     )
-
-
-def _shrunk(world: World) -> tuple[str, ...]:
-    """What a smaller world does without."""
-    # Snapshots are of one rank a process: who adds them to the contract asks `_Gang.world.whole`.
-    return () if world.whole else (f"runs on {world}: no snapshots are taken",)
 
 
 def needs_port(spec: JobSpec, *, simulated: bool) -> bool:
@@ -336,6 +332,19 @@ class _Gang:
     @property
     def world(self) -> World:
         return World(self.spec.resources.ranks, self.size)
+
+    @property
+    def full(self) -> bool:
+        """Whether every rank of the job has a process of its own."""
+        return self.world.whole
+
+    def notes(self) -> tuple[str, ...]:
+        if self.full:
+            return ()
+        told = f"runs on {self.world}"
+        if self.spec.checkpoint.snapshot_every_steps is not None:
+            told += ": no snapshots are taken by fewer processes than the job has ranks"
+        return (told,)
 
     def rank(self, assignment: Assignment) -> RankPlan:
         environment = {**self._imported(assignment.threads), **self._contract(assignment)}
@@ -434,6 +443,8 @@ class _Gang:
         checkpoint = {
             "directory": str(self.directory.checkpoints),
             "every_steps": self.spec.checkpoint.every_steps,
+            "snapshots": _text(self.attempt.snapshots) if self.full else None,
+            "snapshot_every_steps": self.spec.checkpoint.snapshot_every_steps,
         }
         contract = {
             MARK: self.attempt.run_id,
@@ -450,7 +461,6 @@ class _Gang:
             "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
-            "MUSTER_SNAPSHOT": "{}",
         }
         if not self.world.whole:
             contract["MUSTER_RANKS"] = str(self.world.ranks)

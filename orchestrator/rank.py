@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 from orchestrator.secrets import Redactor
+from orchestrator.snapshot_slots import Slots
+from orchestrator.stack_signal import install
 from orchestrator.stop_request import Listener
 
 EXIT_DONE = 0
@@ -56,6 +58,8 @@ class Rank:
         checkpoint = json.loads(get("MUSTER_CHECKPOINT") or "{}")
         self.checkpoint_dir = _path(checkpoint.get("directory"))
         self.checkpoint_every: int | None = checkpoint.get("every_steps")
+        self._snapshots = _path(checkpoint.get("snapshots"))
+        self._snapshot_every: int | None = checkpoint.get("snapshot_every_steps")
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
         self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
         self._stop_file = _path(get("MUSTER_STOP"))
@@ -71,7 +75,8 @@ class Rank:
         processes than that, a multiple of RANK_SIZE; else not set); MUSTER_JOB,
         MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
-        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps);
+        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps, snapshots,
+        snapshot_every_steps);
         MUSTER_HEARTBEAT, MUSTER_STOP and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
@@ -81,6 +86,7 @@ class Rank:
         known = _VOICES.get(os.getpid())
         if known is None:
             rank._hook_exceptions()
+            install(os.environ)
             if rank._heartbeat_file:
                 rank._heartbeat = HeartbeatWriter(rank._heartbeat_file)
             _VOICES[os.getpid()] = known = rank
@@ -101,14 +107,32 @@ class Rank:
             self._heartbeat.phase(name)
 
     def step(
-        self, step: int, *, loss: float = math.nan, images: int = 0, total: int | None = None
+        self,
+        step: int,
+        *,
+        loss: float | None = None,
+        images: int = 0,
+        total: int | None = None,
+        data_wait: float = math.nan,
     ) -> None:
         """Report that global step `step` (from 1) is finished: this is the heartbeat.
 
         `images` were consumed by this rank in it; `total` is the job's last step, if known.
+        A `loss` that is NaN or infinite is taken for the failure that it is; None: not reported.
+        `data_wait`: seconds for which the step waited for its data.
         """
         if self._heartbeat:
-            self._heartbeat.step(step, loss, images, total)
+            self._heartbeat.step(step, loss, images, total, data_wait)
+
+    def digest(self, step: int, value: int, since: int | None = None) -> None:
+        """Report a digest (unsigned, 64 bits) of what must be the same on all ranks after `step`.
+
+        Ranks that differ are stopped: take it of the same parameters, at the same steps. `since`
+        is the step at which those same parameters were digested, or loaded, before; None: at the
+        digest before this one. What was saved up to then is trusted when digests differ.
+        """
+        if self._heartbeat:
+            self._heartbeat.digest(step, value, since)
 
     def should_stop(self, step: int) -> bool:
         """Whether the run is to save itself now and leave with exit code 75 (EXIT_RETRY).
@@ -129,6 +153,19 @@ class Rank:
             if not Path(directory).is_dir():
                 raise ValueError(f"checkpoint {directory} is not a directory")
             self._heartbeat.checkpoint(step)
+
+    def snapshots(self) -> Slots | None:
+        """Where this rank writes its part of the job's snapshots; None: none are wanted."""
+        if self._snapshots is None or not self._snapshot_every:
+            return None
+        return Slots(
+            self._snapshots,
+            self._snapshot_every,
+            self.rank,
+            self.size,
+            self.attempt,
+            self.resume_from,
+        )
 
     def resumed(
         self,

@@ -22,6 +22,7 @@ FOLDED = (
     "orchestrator.client",
     "orchestrator.jobfile",
     "orchestrator.queueing",
+    "orchestrator.report",
     "orchestrator.service",
     "orchestrator.store",
     "cluster.ascend",
@@ -77,6 +78,7 @@ SIGNAL = {
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.patterns",  # an alarm ends a search
     "orchestrator.processes",
+    "orchestrator.signature",  # which ones a process brings upon itself
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
     "orchestrator.supervisor",
 }

@@ -253,13 +253,13 @@ def test_all_devices_are_waited_for_a_moment(
 
 
 def test_a_job_that_is_small_already_waits_for_nothing(bench: Callable[..., Bench]) -> None:
-    """Its devices were waited for when it became so; `smaller` says that nobody is to wait."""
+    """Its devices were waited for when it became so; nor does one that was decided to shrink."""
     small = ran(bench(found(0, 1, 2), text=FOUR), size=2)
     assert small.ids(recovering=True) == [0, 1]
     small.devices.close()
     one = ran(bench(found(0, 1, 2), text=FOUR))
-    placement = one.devices.allocate(recovering=True, smaller=True).placement
-    assert len(placement.assignments) == 2
+    one.recorder.ledger.decided = {"action": "smaller"}
+    assert one.ids(recovering=True) == [0, 1]
 
 
 def test_a_job_that_may_not_shrink_waits(bench: Callable[..., Bench]) -> None:
@@ -285,10 +285,13 @@ def test_own_devices_count_when_it_is_asked_whether_all_are_there(
     """Its ranks are on them, and their tools say so; another's process is another matter."""
     one = ran(bench(found(0, 1), text=FOUR), size=2)
     own = one.devices.allocate(recovering=True).placement
+    assert not one.devices.all_there(own), "by what was seen last"
     busy = {"d0": "in use by python (pid 7)", "d1": "in use by python (pid 8)"}
-    assert one.devices.could_have_all(found(0, 1, 2, 3, **busy), own)
-    assert not one.devices.could_have_all(found(0, 1, 2, 3, d3="in use", **busy), own)
-    assert not one.devices.could_have_all(found(0, 1, 2, **busy), own)
+    mine = replace(found(0, 1, 2, 3, **busy), unwell={})
+    assert one.devices.all_there(own, mine)
+    assert not one.devices.all_there(own, replace(mine, unwell={"here/ascend:1": "it is lost"}))
+    assert not one.devices.all_there(own, found(0, 1, 2, 3, d3="in use by another"))
+    assert not one.devices.all_there(own, found(0, 1, 2))
 
 
 def test_a_glance_waits_for_nobody(bench: Callable[..., Bench]) -> None:

@@ -45,7 +45,7 @@ class Scene:
         return Growth(
             SimpleNamespace(
                 glance=lambda: self.looks.pop(0) if self.looks else FOUND,
-                could_have_all=lambda found, own: self.devices_are_back,
+                all_there=lambda own, found: self.devices_are_back,
             ),  # type: ignore[arg-type]
             SimpleNamespace(ledger=self.ledger, record=record),  # type: ignore[arg-type]
             SimpleNamespace(let_save=told("let_save"), stop=told("stop"), record=told("record")),  # type: ignore[arg-type]

@@ -38,8 +38,10 @@ def test_defaults_are_never_refused() -> None:
         "health={heartbeat_timeout: 60, phase_timeouts: {init: 1m}}",
         "restart={backoff: {first: 0}, no_progress: 1, min_ranks: 4, rules: []}",
         "restart.budgets={process: 1}",
+        "restart={replenish_after: 1h, fallback: {args: {lr: 0.1}}}",
         "args={lr: 0.1}",
         "env={A: b}",
+        "checkpoint.snapshot_every_steps=5",
     ],
 )
 def test_built_fields_run(override: str) -> None:
@@ -53,9 +55,7 @@ def test_built_fields_run(override: str) -> None:
         ("resources.ranks_per_node=4", "resources.ranks_per_node"),
         ("resources.memory_per_rank=1Gi", "resources.memory_per_rank"),
         ("resources.nodes.labels.pool=train", "resources.nodes"),
-        ("checkpoint.snapshot_every_steps=5", "checkpoint.snapshot_every_steps"),
         ("health.straggler=2", "health.straggler"),
-        ("restart.replenish_after=1h", "restart.replenish_after"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
 )

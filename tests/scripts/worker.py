@@ -1,19 +1,29 @@
 """A rank for tests: counts steps, keeps real checkpoints, and fails as it is told.
 
     worker.py --steps=N [--pause=S] [--fail=HOW@STEP] [--rank=R] [--always=true]
+              [--digests=EVERY] [--slow=SECONDS] [--slow_from=STEP] [--slow_to=STEP] [--wait=S]
+              [--snapshot_pause=S]
 
-HOW: raise, exit-CODE, leave (exit 0 without done), hang. It fails on rank R (default 1),
-in the first attempt only unless `always`; step 0 is before the first step.
+HOW: raise, exit-CODE, leave (exit 0 without done), hang (asleep in Python), data-hang (waits for a
+batch that never comes), stop (by SIGSTOP), all-hang (every rank, in the barrier), nan (a loss that
+is none), diverge (its digests, told every so many steps, are others than its peers' from then
+on), die-in-snapshot (kill -9 of itself with half of its file written). It fails on rank R (default
+1), in the first attempt only unless `always`; step 0 is before the first step. Rank R computes
+`slow` seconds longer in every step, and says that it waited `wait` for data. Snapshots are taken
+where the job asks for them.
 """
 
 import hashlib
 import json
 import os
+import queue
+import signal
 import sys
 import time
 from pathlib import Path
 
 from orchestrator.rank import Rank
+from orchestrator.snapshot_slots import Slots
 
 
 def main() -> None:
@@ -26,22 +36,35 @@ def main() -> None:
     fail_if_told(rank, options, 0)
     rank.phase("train")
     steps = int(options["steps"])
+    slots = rank.snapshots()
     for step in range(start + 1, steps + 1):
         time.sleep(float(options.get("pause", "0.02")))
-        keep_step(rank, step)
-        rank.step(step, loss=1.0 / step, images=2, total=steps)
+        waited = be_slow(rank, options, step)
+        barrier(rank, step)
+        bad = told(rank, options, "nan", step)
+        loss = float("nan") if bad else 1.0 / step
+        rank.step(step, loss=loss, images=2, total=steps, data_wait=waited)
+        tell_digest(rank, options, step)
         if rank.should_stop(step) and step < steps:
             if rank.rank == 0:
                 save(rank, step)
             sys.exit(75)
         every = rank.checkpoint_every
-        if every and step % every == 0 and rank.rank == 0:
-            save(rank, step)
+        if every and step % every == 0:
+            if rank.rank == 0:
+                save(rank, step)
+        elif slots is not None and slots.due(step):
+            take_snapshot(rank, slots, step, options)
         fail_if_told(rank, options, step)
     print(f"rank {rank.rank} counted from {start} to {steps}", flush=True)
     if rank.rank == 0:
         rank.report("count", f"counted to {steps}")
     rank.done()
+
+
+def next_batch(batches: queue.Queue) -> object:
+    """The next batch of a loader."""
+    return batches.get()
 
 
 def say_started(rank: Rank) -> None:
@@ -51,7 +74,7 @@ def say_started(rank: Rank) -> None:
         file.write(f"{os.getpid()}\n")
 
 
-def keep_step(rank: Rank, step: int) -> None:
+def barrier(rank: Rank, step: int) -> None:
     """What an all-reduce does: nobody is more than a step ahead of anybody."""
     folder = rank.run_dir / "attempts" / f"{rank.attempt:03d}"
     (folder / f"at-{rank.rank}-{step}").touch()
@@ -86,6 +109,28 @@ def save(rank: Rank, step: int) -> None:
     rank.checkpoint(final, step)
 
 
+def take_snapshot(rank: Rank, slots: Slots, step: int, options: dict[str, str]) -> None:
+    """This rank's part of a snapshot: its seal goes, its file is written, its seal comes."""
+    size = int(os.environ.get("SNAPSHOT_BYTES", "1000"))
+    lack = slots.lack(size)
+    slot = slots.next()
+    if lack:
+        print(f"no snapshot: {lack}", flush=True)
+        return
+    rank.phase("snapshot")
+    slots.open(slot)
+    name = "model.ckpt" if rank.rank == 0 else f"rank-{rank.rank}.ckpt"
+    content = f"{step} ".ljust(size, "s").encode()
+    (slot / name).write_bytes(content[: size // 2])
+    if is_due(rank, options, "die-in-snapshot", step):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(float(options.get("snapshot_pause", "0")))
+    (slot / name).write_bytes(content)
+    slots.seal(slot, step, {name: None})
+    slots.seal(slot, step, {name: hashlib.sha256(content).hexdigest()})
+    rank.phase("train")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write and fsync."""
     with open(path, "wb") as file:
@@ -94,12 +139,38 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def told(rank: Rank, options: dict[str, str], how: str, step: int) -> bool:
+    """Whether this rank is to fail so by now."""
+    ordered, _, at = options.get("fail", "@-1").partition("@")
+    mine = rank.rank == int(options.get("rank", "1"))
+    now = rank.attempt == 1 or options.get("always") == "true"
+    return ordered == how and mine and now and step >= int(at)
+
+
+def tell_digest(rank: Rank, options: dict[str, str], step: int) -> None:
+    """A digest of the parameters that there would be."""
+    every = int(options.get("digests", "0"))
+    if every and step % every == 0:
+        rank.digest(step, step + told(rank, options, "diverge", step))
+
+
+def be_slow(rank: Rank, options: dict[str, str], step: int) -> float:
+    """Need longer than others, if told so; returns the seconds waited for data."""
+    from_step, to_step = int(options.get("slow_from", "1")), int(options.get("slow_to", "1000000"))
+    if rank.rank != int(options.get("rank", "1")) or not from_step <= step <= to_step:
+        return 0.0
+    until = time.thread_time() + float(options.get("slow", "0"))
+    while time.thread_time() < until:
+        pass
+    waited = float(options.get("wait", "0"))
+    time.sleep(waited)
+    return waited
+
+
 def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
     """The fault that the test ordered."""
-    how, _, at = options.get("fail", "@-1").partition("@")
-    if int(at) != step or rank.rank != int(options.get("rank", "1")):
-        return
-    if rank.attempt > 1 and options.get("always") != "true":
+    how = options.get("fail", "").partition("@")[0]
+    if how in ("nan", "diverge", "die-in-snapshot") or not is_due(rank, options, how, step):
         return
     if how == "raise":
         raise ValueError(f"told to fail at step {step}")
@@ -107,7 +178,22 @@ def fail_if_told(rank: Rank, options: dict[str, str], step: int) -> None:
         os._exit(0)
     if how == "hang":
         time.sleep(3600)
+    if how == "data-hang":
+        next_batch(queue.Queue())
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "all-hang":
+        barrier(rank, 10**9 + rank.rank)  # nobody waits for the same
     sys.exit(int(how.removeprefix("exit-")))
+
+
+def is_due(rank: Rank, options: dict[str, str], how: str, step: int) -> bool:
+    """Whether this rank is to fail like that, now."""
+    told, _, at = options.get("fail", "@-1").partition("@")
+    mine = how == "all-hang" or rank.rank == int(options.get("rank", "1"))
+    if (told, int(at)) != (how, step) or not mine:
+        return False
+    return rank.attempt == 1 or options.get("always") == "true"
 
 
 if __name__ == "__main__":
