@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -118,12 +119,15 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
 
     The last is `total_steps`, or an earlier one after which `validation` ends the training.
     """
+    from model.snapshots import Snapshots
+
     config, rank, total = run.config, run.rank, run.total_steps
     images = config.per_batch_size * rank.size
     progress = Progress(
         config.log_interval, run.data.steps_per_epoch, images, sums=rank.rank == 0
     )  # fmt: skip
     metrics = Metrics(metrics_file(run), rank.attempt)
+    snapshots = Snapshots(run.network, rank)
     latest = None
     workers = data_workers(config.data_workers)
     LOGGER.info("batches are prepared by %d threads", workers)
@@ -133,6 +137,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
     with contextlib.closing(source) as batches, profile as profiled:
         for batch, waited in timed(batches):
             step = batch.global_step + 1
+            snapshots.before(step)
             progress.started(step, batch.side)
             rate = run.schedule.learning_rate(step)
             since = time.monotonic()
@@ -162,6 +167,9 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
                     raise AskedToStop
                 if validation.after(step, latest):
                     break
+            else:
+                snapshots.after(step, outcome.loss, partial(state_after, run, step))
+    snapshots.close()
     metrics.close()
     LOGGER.info("%s; %s", run.overflows.account(), run.data.replacements.account())
     return latest

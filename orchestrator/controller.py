@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,11 +18,12 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, drill, resume, sources, stop_request
+from orchestrator import adoption, drill, drill_record, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
 from orchestrator.devices import Allocation, Devices
+from orchestrator.drill.referee import Referee
 from orchestrator.ending import TERM_GRACE, Ending
 from orchestrator.examiner import Examiner
 from orchestrator.found import Found
@@ -57,6 +59,8 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
     WAITS = "waits"
     """Stopped for now: held, or in the queue again."""
+    PREEMPTED = "preempted"
+    """The machine is wanted back: all is saved, and the run is to be resumed."""
     DETACHED = "detached"
     """Nothing was stopped: the next controller takes the run over."""
 
@@ -122,6 +126,7 @@ class Controller:
             self._recorder,
             keep=self.spec.checkpoint.keep,
             after=RunDirectory(self.spec.after) if self.spec.after else None,
+            world_size=self.spec.resources.ranks if self._takes_snapshots else 0,
         )
         self._judge = Judge(
             self.spec,
@@ -134,10 +139,15 @@ class Controller:
         self._slow_ranks = SlowRanks(self._recorder, self._devices)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
+        self._referee = Referee(self.spec, self._recorder, submitted=self.queued)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
+
+    @property
+    def _takes_snapshots(self) -> bool:
+        return self.spec.checkpoint.snapshot_every_steps is not None
 
     @property
     def ledger(self) -> Ledger:
@@ -172,6 +182,13 @@ class Controller:
 
     def run(self) -> Outcome:
         """One attempt after another until the job has ended; the journal knows why."""
+        outcome = self._run()
+        if outcome not in (Outcome.DETACHED, Outcome.WAITS):
+            with contextlib.suppress(JournalError):
+                self._referee.close(self.faults)
+        return outcome
+
+    def _run(self) -> Outcome:
         try:
             way, suspect = self._take_over() if self.adopts else (None, None)
             while True:
@@ -193,6 +210,7 @@ class Controller:
             self._recorder.lose_voice(error)
             return Outcome.DETACHED if self.queued else Outcome.FAILED
         finally:
+            self._referee.calm()
             self._devices.close()
             self._keeper.close()
 
@@ -298,6 +316,8 @@ class Controller:
                 plan.table.check()
             files.create()
             stop_request.place(self.spool.stop_request(number))
+            for rank in plan.ranks:
+                drill_record.place(self.spool.drill(number, rank.assignment.rank))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -349,7 +369,13 @@ class Controller:
         return make_plan(
             self.spec.with_fallback() if self.ledger.fallback else self.spec,
             allocation.placement,
-            Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
+            Attempt(
+                number,
+                self.ledger.run_id,
+                chosen.path if chosen else None,
+                port,
+                self._keeper.snapshots() if self._takes_snapshots else None,
+            ),
             self.directory,
             self.spool,
             self.environment,
@@ -371,7 +397,8 @@ class Controller:
             if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
             self._slow_ranks.tell(way.gang)
-            self._drill(way)
+            self._referee.inject(self.faults, self.target, way.gang)
+            self._referee.look(way.gang)
             self._pump(self._patience())
 
     def _looked_at(self, way: UnderWay, suspect: Suspect, limits: Limits) -> Suspect | None:
@@ -429,7 +456,11 @@ class Controller:
         if not way.running and gang.started:
             way.running = True
             self._recorder.record(
-                "running", "every rank has a process", state=JobState.RUNNING, pids=gang.pids()
+                "running",
+                "every rank has a process",
+                state=JobState.RUNNING,
+                pids=gang.pids(),
+                scheduler=gang.scheduler_pid,
             )
         step = max((v.beat.checkpoint_step for v in gang.views if v.beat), default=-1)
         if step > way.checkpoint_step and self._keeper.idle:
@@ -460,31 +491,24 @@ class Controller:
             self._recorder.record("resumed", resume.summary(proofs[0]), proofs=proofs)
         return suspect
 
-    def _drill(self, way: UnderWay) -> None:
-        """Inject the faults whose moment has come."""
-        for fault in [f for f in self.faults if drill.due(f, way.gang.views)]:
-            self.faults.remove(fault)
-            at = time.monotonic()
-            try:
-                drill.inject(fault, self.target())
-            except (drill.FaultError, OSError) as error:
-                self._recorder.record("note", f"drill {fault}: {error}")
-            else:
-                # Afterwards: a record takes the disk's time, which is not the fault's.
-                self._recorder.record("drill", str(fault), fault=str(fault), rank=fault.rank, at=at)
-
     def target(self) -> drill.Target:
         """What a drill may break."""
-        views = self.way.gang.views if self.way else ()
+        gang = self.way.gang if self.way else None
+        views = gang.views if gang else ()
         pids = {v.rank: v.pid for v in views if v.pid is not None and v.exit is None}
-        plan = self.way.gang.plan if self.way else None
+        number = self.ledger.attempt
         return drill.Target(
             pids,
             self.node.supervisor_pid,
             self.node.ray_pids(),
             self.directory.checkpoints,
-            plan.devices if plan else {},
-            plan.simulated if plan else "",
+            gang.plan.devices if gang else {},
+            gang.plan.simulated if gang else "",
+            controller=os.getpid(),
+            scheduler=gang.scheduler_pid if gang else None,
+            records={view.rank: self.spool.drill(number, view.rank) for view in views},
+            stop=self.spool.stop_request(number),
+            run_id=self.ledger.run_id,
         )
 
     # -- ends -------------------------------------------------------------------------------
@@ -503,6 +527,7 @@ class Controller:
                 trusted_step=suspect.trusted_step,
                 stepped_before=self.ledger.best_step > 0,
             )
+        self._ending.let_leave(way)
         self._ending.stop(way)
         self._ending.record(way)
         decision = self._judge.judge(
@@ -511,7 +536,9 @@ class Controller:
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
             device_faults=self._devices.faults(way.gang.plan.placement),
+            asked_to_stop=stop_request.asked(self.spool.stop_request(self.ledger.attempt)),
         )
+        self._referee.calm()
         self.way = None
         self._recovering = True
         if not decision.retry:
@@ -562,7 +589,11 @@ class Controller:
             self._ending.stop(self.way, grace=TERM_GRACE)
             self._ending.record(self.way)
             self._keeper.settle()
+        if halt.state is not JobState.CANCELLED:
+            self._keeper.promote()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
+        if order.kind is OrderKind.PREEMPT:
+            return Outcome.PREEMPTED
         return _OUTCOMES[halt.state]
 
     def _return(self, reason: str) -> Outcome:

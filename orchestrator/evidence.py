@@ -30,6 +30,7 @@ def collect(
     lived: float,
     oom_killed: bool,
     device_fault: str = "",
+    asked_to_stop: bool = False,
 ) -> Evidence:
     """The evidence about the first failure, read when the gang is down.
 
@@ -52,6 +53,7 @@ def collect(
         before_first_step=not stepped_before and not _has_stepped(view, lived),
         start_errno=view.start_errno if view is not None else None,
         device_fault=device_fault,
+        terminated_by_us=asked_to_stop,
     )
 
 

@@ -38,6 +38,7 @@ class Gang:
         self._silence = Silence(frozenset(self._ranks))
         self._stragglers = Stragglers(self._ranks, straggler)
         self._scheduler_exit: Exit | None = None
+        self.scheduler_pid: int | None = None
         self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._begun_at = time.monotonic()
         self._seen_at = self._begun_at
@@ -71,6 +72,8 @@ class Gang:
         self._ranks.update({view.rank: view for view in views})
 
     def _on_started(self, message: Message) -> None:
+        if message["rank"] is None:
+            self.scheduler_pid = message["pid"]
         self._change(
             message["rank"],
             pid=message["pid"],

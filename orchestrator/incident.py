@@ -28,12 +28,13 @@ def opened(
     seen_at: float,
     signature: str | None = None,
     step: int = 0,
+    step_blur: int = 0,
     replenished: int = 0,
 ) -> dict[str, Any]:
     """The incident when the gang is down. Times `…_after` are seconds since the fault.
 
-    `step`: the highest that the attempt reached, or was resumed from; `replenished`: charges of
-    the class given back before this one.
+    `step`: the last that the failed rank finished, or was resumed from, and `step_blur` how far
+    that may be off; `replenished`: charges of the class given back before this one.
     """
     place = next((r for r in gang.plan.ranks if r.assignment.rank == suspect.rank), None)
     stopped = gang.stopped_at
@@ -63,6 +64,7 @@ def opened(
         "budget_left": None,
         "free": finding.free,
         "step": step,
+        "step_blur": step_blur,
         "signature": signature,
         "replenished": replenished,
         "action": None,

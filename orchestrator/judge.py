@@ -10,8 +10,9 @@ from dataclasses import replace
 from orchestrator import drill, evidence, incident
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
+from orchestrator.drill.memory import killed
 from orchestrator.examiner import notable
-from orchestrator.health import Limits, RankView, Suspect, first_failure
+from orchestrator.health import Limits, RankView, Sign, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
 from orchestrator.layout import AttemptDirectory
 from orchestrator.patterns import found_in
@@ -20,6 +21,9 @@ from orchestrator.recorder import Recorder
 from orchestrator.signature import signature
 from orchestrator.spec import JobSpec
 from orchestrator.states import JobState
+
+_LOOK = 0.5
+"""Seconds within which what heartbeats tell is noticed, and ranks are stopped."""
 
 
 class Judge:
@@ -55,11 +59,13 @@ class Judge:
         seen_at: float,
         device_faults: Mapping[int, str],
         whole: bool = True,
+        asked_to_stop: bool = False,
     ) -> Decision:
         """The decision about a failed attempt.
 
         `device_faults`: what is wrong with the devices of ranks, by their tools, now; `whole`:
-        there are devices for all ranks, as far as is known.
+        there are devices for all ranks, as far as is known; `asked_to_stop`: its ranks had been
+        asked to save themselves and leave.
         """
         ledger = self._recorder.ledger
         if ledger.judged_attempt == ledger.attempt:
@@ -74,8 +80,9 @@ class Judge:
             way.gang.redactor,
             stepped_before=stepped_before,
             lived=way.gang.lived,
-            oom_killed=self._oom_happened(),
+            oom_killed=self._oom_happened() or killed(view.pid if view else None),
             device_fault="; ".join(device_faults.values()),
+            asked_to_stop=asked_to_stop,
         )
         finding = classify(found, self._spec.restart.rules, self._found_in(found.log))
         blamed = suspect
@@ -101,7 +108,8 @@ class Judge:
             fault_source=source,
             seen_at=seen_at,
             signature=signature(finding, found, stopped=_was_stopped(view)),
-            step=max(way.resumed_step, way.gang.last_step, 0),
+            step=max(way.resumed_step, _own_step(view, way.gang.last_step)),
+            step_blur=_blur(suspect, view),
             replenished=self._given_back(finding),
         )
         self._recorder.record("failure", _headline(blamed, finding), **document)
@@ -183,6 +191,19 @@ class Judge:
     def _oom_happened(self) -> bool:
         now, before = evidence.oom_kills(), self._oom_kills
         return before is not None and now is not None and now > before
+
+
+def _own_step(view: RankView | None, of_gang: int) -> int:
+    """The step that the failed rank reached: peers may be a step ahead, by chance."""
+    return view.beat.step if view is not None and view.beat is not None else max(0, of_gang)
+
+
+def _blur(suspect: Suspect, view: RankView | None) -> int:
+    """By how many steps a failure that no rank reports is seen too late, at most."""
+    if suspect.sign not in (Sign.NUMERIC, Sign.DIVERGED):
+        return 0
+    took = view.beat.step_seconds if view is not None and view.beat is not None else math.nan
+    return 1 + (math.ceil(_LOOK / took) if took > 0 else 0)
 
 
 def _was_stopped(view: RankView | None) -> bool:

@@ -6,7 +6,7 @@ the controller acted upon, and a controller that comes later knows what the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,14 +71,16 @@ class Ledger:
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
     charged_at: dict[FailureClass, float] = field(default_factory=dict)
     """What `counted_seconds` was when a class was charged last."""
-    repeats: dict[str, int] = field(default_factory=dict)
-    """How often each signature was seen at each step (`seen_as`)."""
+    signed: list[tuple[str, int, int]] = field(default_factory=list)
+    """Signature, step and how many steps that may be off, of failures since a person came."""
     fallback: bool = False
     """Whether attempts have the arguments of `restart.fallback`."""
     decided: dict[str, Any] = field(default_factory=dict)
     """The newest decision: action, row, delay, may_shrink, fallback; empty before the first."""
     heard_at: float | None = None
     """When the newest event was recorded."""
+    scheduler_pid: int | None = None
+    """The rendezvous scheduler of the newest attempt, where it has one."""
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -106,21 +108,29 @@ class Ledger:
     @property
     def history(self) -> History:
         """What `policy.decide` needs, the newest failure included."""
-        newest = seen_as(self.incidents[-1]) if self.incidents else None
         return History(
             dict(self.charged),
             self.without_gain,
             self.failures_in_a_row,
-            repeats=self.repeats.get(newest or "", 1),
+            repeats=self._repeats(),
             fallback_used=self.fallback,
             seed=f"{self.run_id}/{self.attempt}",
+        )
+
+    def _repeats(self) -> int:
+        """How often the newest failure was seen at its step; 1 if it can be no repetition."""
+        if not self.signed or not self.incidents or not self.incidents[-1].get("signature"):
+            return 1
+        name, step, blur = self.signed[-1]
+        return sum(
+            name == other and abs(step - at) <= max(blur, off) for other, at, off in self.signed
         )
 
     def given_back(self, failure: FailureClass, after: float | None) -> int:
         """Charges of a class that `after` seconds of training without it have made up for.
 
-        All of them or none. Training counts as far as its steps do: what was trained twice is
-        healthy once, and waiting or failing is no training.
+        All of them or none. Training counts as far as its steps do: those that are lost do not,
+        and waiting or failing is no training.
         """
         trained = self.counted_seconds - self.charged_at.get(failure, 0.0)
         return self.charged.get(failure, 0) if after is not None and trained >= after else 0
@@ -132,12 +142,6 @@ def fold(events: Iterable[Event]) -> Ledger:
     for event in events:
         ledger.apply(event)
     return ledger
-
-
-def seen_as(incident: Mapping[str, Any]) -> str | None:
-    """The key of an incident in `Ledger.repeats`; None if it can be no repetition."""
-    signature = incident.get("signature")
-    return f"{incident['step']} {signature}" if signature else None
 
 
 def _controller(ledger: Ledger, event: Event) -> None:
@@ -154,7 +158,7 @@ def _forgive(ledger: Ledger, _: Event) -> None:
     """A person looked at it and started it again: the budgets are fresh."""
     ledger.charged.clear()
     ledger.charged_at.clear()
-    ledger.repeats.clear()
+    ledger.signed.clear()
     ledger.fallback = False
     ledger.without_gain = ledger.failures_in_a_row = 0
     ledger.sources = ""
@@ -195,6 +199,9 @@ def _attempt(ledger: Ledger, event: Event) -> None:
         for segment in ledger.trained
         if segment[0] <= ledger.resumed_step
     ]
+    # What was lost counts when it is trained again, as if it had never been trained before.
+    counted = ledger.counted_seconds
+    ledger.charged_at = {cls: min(at, counted) for cls, at in ledger.charged_at.items()}
 
 
 def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
@@ -250,9 +257,8 @@ def _failure(ledger: Ledger, event: Event) -> None:
     if failure.blames_device and data["device"]:
         ledger.blamed[f"{data['node']}/{data['device']}"] = data["cause"]
     ledger.incidents.append({"attempt": event.attempt, **data})
-    seen = seen_as(data)
-    if seen is not None:
-        ledger.repeats[seen] = ledger.repeats.get(seen, 0) + 1
+    if data.get("signature"):
+        ledger.signed.append((data["signature"], data["step"], data.get("step_blur", 0)))
 
 
 def _decision(ledger: Ledger, event: Event) -> None:
@@ -299,6 +305,7 @@ def _supervisor(ledger: Ledger, event: Event) -> None:
 
 def _running(ledger: Ledger, event: Event) -> None:
     ledger.pids = event.data.get("pids", [])
+    ledger.scheduler_pid = event.data.get("scheduler")
 
 
 def _waiting(ledger: Ledger, event: Event) -> None:
@@ -343,6 +350,7 @@ _HANDLERS = {
     "decision": _decision,
     "recovered": _recovered,
     "checkpoint": _checkpoint,
+    "promoted": _checkpoint,
     "quarantined": _quarantined,
     "retired": _retired,
     "anew": _anew,

@@ -58,6 +58,8 @@ class Attempt:
     run_id: str
     resume_from: Path | None
     port: int | None
+    snapshots: Path | None = None
+    """Where in tmpfs its ranks put snapshots; None: they take none."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ def make_plan(
         scheduler=gang.scheduler() if gang.dynamic else None,
         scheduler_environment=gang.scheduler_environment(),
         fork_server=gang.fork_server() if gang.forks else None,
-        notes=(*placement.notes, *(table.findings()[1] if table else ())),
+        notes=(*placement.notes, *(table.findings()[1] if table else ()), *gang.notes()),
         table=table,
         simulated=simulated,
     )
@@ -315,6 +317,16 @@ class _Gang:
     @property
     def size(self) -> int:
         return len(self.placement.assignments)
+
+    @property
+    def full(self) -> bool:
+        """Whether every rank of the job has a process of its own."""
+        return self.size == self.spec.resources.ranks
+
+    def notes(self) -> tuple[str, ...]:
+        if self.full or self.spec.checkpoint.snapshot_every_steps is None:
+            return ()
+        return ("no snapshots are taken by fewer processes than the job has ranks",)
 
     def rank(self, assignment: Assignment) -> RankPlan:
         environment = {**self._imported(assignment.threads), **self._contract(assignment)}
@@ -414,6 +426,8 @@ class _Gang:
         checkpoint = {
             "directory": str(self.directory.checkpoints),
             "every_steps": self.spec.checkpoint.every_steps,
+            "snapshots": _text(self.attempt.snapshots) if self.full else None,
+            "snapshot_every_steps": self.spec.checkpoint.snapshot_every_steps,
         }
         contract = {
             MARK: self.attempt.run_id,
@@ -428,9 +442,9 @@ class _Gang:
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
             "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
+            "MUSTER_DRILL": str(self.spool.drill(self.attempt.number, rank)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
-            "MUSTER_SNAPSHOT": "{}",
         }
         visible = self.spec.resources.device.visible_variable
         if visible:

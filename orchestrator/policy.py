@@ -33,6 +33,7 @@ __all__ = [
     "classify",
     "decide",
     "describe_exit",
+    "shown_rule",
 ]
 
 _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
@@ -44,6 +45,9 @@ _RENDEZVOUS = re.compile(
 _FULL_LOG = re.compile(r"No space left on device|Disk quota exceeded")
 _NO_PROGRAM_ERRNOS = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR})
 _OOM_LOG = re.compile(r"std::bad_alloc|Cannot allocate memory|oom-kill|Out of memory")
+
+
+_SIGTERM = 15
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,12 @@ RULES: tuple[ClassRule, ...] = (
         FailureClass.USER,
         lambda e: e.before_first_step and (e.error_type is not None or bool(e.exit_code)),
     ),
+    ClassRule(
+        "terminated from outside (SIGTERM)",
+        FailureClass.PREEMPTION,
+        lambda e: e.signal == _SIGTERM,
+        free=True,
+    ),
     ClassRule("killed by a signal", FailureClass.PROCESS, lambda e: e.signal is not None),
     ClassRule("left before it was done", FailureClass.PROCESS, lambda e: e.sign is Sign.LEFT_EARLY),
 )
@@ -224,12 +234,16 @@ def classify(
     """
     for rule in own:
         if _own_matches(rule, evidence, in_log):
-            shown = rule.log if rule.log is not None else f"exit code {rule.exit_code}"
-            return Finding(rule.failure, f"the job's rule {shown!r}")
+            return Finding(rule.failure, shown_rule(rule.log, rule.exit_code))
     for entry in RULES:
         if entry.matches(evidence):
             return Finding(entry.failure, entry.name, entry.free)
     return Finding(FailureClass.PROCESS, "default")
+
+
+def shown_rule(log: str | None, exit_code: int | None) -> str:
+    """The name of a rule of the job."""
+    return f"the job's rule {log if log is not None else f'exit code {exit_code}'!r}"
 
 
 def _own_matches(rule: Rule, evidence: Evidence, in_log: Mapping[str, bool | None] | None) -> bool:

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from orchestrator.drill_record import Ear
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 from orchestrator.secrets import Redactor
+from orchestrator.snapshot_slots import Slots
 from orchestrator.stack_signal import install
 from orchestrator.stop_request import Listener
 
@@ -56,11 +58,15 @@ class Rank:
         checkpoint = json.loads(get("MUSTER_CHECKPOINT") or "{}")
         self.checkpoint_dir = _path(checkpoint.get("directory"))
         self.checkpoint_every: int | None = checkpoint.get("every_steps")
+        self._snapshots = _path(checkpoint.get("snapshots"))
+        self._snapshot_every: int | None = checkpoint.get("snapshot_every_steps")
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
         self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
         self._stop_file = _path(get("MUSTER_STOP"))
+        self._drill_file = _path(get("MUSTER_DRILL"))
         self._heartbeat: HeartbeatWriter | None = None
         self._stop_request: Listener | None = None
+        self._drill: Ear | None = None
         self._without_secrets = Redactor.from_environment(environment).text
 
     @classmethod
@@ -69,8 +75,9 @@ class Rank:
 
         RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
-        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps);
-        MUSTER_HEARTBEAT, MUSTER_STOP and MUSTER_ERROR_FILE (paths).
+        empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps, snapshots,
+        snapshot_every_steps);
+        MUSTER_HEARTBEAT, MUSTER_STOP, MUSTER_DRILL and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
         if not rank.active:
@@ -106,7 +113,8 @@ class Rank:
         `data_wait`: seconds for which the step waited for its data.
         """
         if self._heartbeat:
-            self._heartbeat.step(step, loss, images, total, data_wait)
+            self._drill = self._drill or Ear(self._drill_file)
+            self._heartbeat.step(step, self._drill.heard(loss), images, total, data_wait)
 
     def digest(self, step: int, value: int, since: int | None = None) -> None:
         """Report a digest (unsigned, 64 bits) of what must be the same on all ranks after `step`.
@@ -122,12 +130,14 @@ class Rank:
         """Whether the run is to save itself now and leave with exit code 75 (EXIT_RETRY).
 
         To be asked by every rank after every step, with the step that it has just finished: all
-        get the same answer at the same step. Who never asks is ended by SIGTERM instead.
+        get the same answer at the same step. Who never asks is ended by SIGTERM instead; for who
+        asks SIGTERM from outside is this very request, unless the script handles it itself.
         """
         if self._heartbeat is None:
             return False
         if self._stop_request is None:
             self._stop_request = Listener(self._stop_file, answers=self.rank == 0)
+            self._stop_request.heed_sigterm()
             self._heartbeat.stops()
         return self._stop_request.stops_after(step)
 
@@ -137,6 +147,19 @@ class Rank:
             if not Path(directory).is_dir():
                 raise ValueError(f"checkpoint {directory} is not a directory")
             self._heartbeat.checkpoint(step)
+
+    def snapshots(self) -> Slots | None:
+        """Where this rank writes its part of the job's snapshots; None: none are wanted."""
+        if self._snapshots is None or not self._snapshot_every:
+            return None
+        return Slots(
+            self._snapshots,
+            self._snapshot_every,
+            self.rank,
+            self.size,
+            self.attempt,
+            self.resume_from,
+        )
 
     def resumed(
         self,

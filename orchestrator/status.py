@@ -235,11 +235,24 @@ def goodput(view: RunView) -> float | None:
     if ledger.started_at is None:
         return None
     counted = ledger.counted_seconds
-    running = [r.beat for r in view.ranks if r.beat and r.beat.step > r.beat.first_step]
-    if running and view.live and ledger.state is JobState.RUNNING:
-        counted += max(beat.step_at - beat.first_step_at for beat in running)
-    elapsed = (ledger.ended_at or view.observed_at) - ledger.started_at
+    if view.live and ledger.ended_attempt < ledger.attempt:
+        counted += _seconds_of_steps(view.ranks)
+    # A run that nobody drives gets no worse while it lies there.
+    now = view.observed_at if view.live else ledger.heard_at or view.observed_at
+    elapsed = (ledger.ended_at or now) - ledger.started_at
     return round(min(1.0, counted / elapsed), 4) if elapsed > 0 else None
+
+
+def _seconds_of_steps(ranks: Sequence[RankView]) -> float:
+    """Time in the steps of the attempt under way; the first, without a beginning, is an average."""
+    beats = [rank.beat for rank in ranks if rank.beat and rank.beat.step > rank.beat.first_step]
+    return max(
+        (
+            (beat.step_at - beat.first_step_at) * (1 + 1 / (beat.step - beat.first_step))
+            for beat in beats
+        ),
+        default=0.0,
+    )
 
 
 def finite(value: float) -> float | None:

@@ -29,7 +29,6 @@ GAPS: tuple[_Gap, ...] = (
     ),
     _Gap("resources.memory_per_rank", _LEAVE_OUT),
     _Gap("resources.nodes", _LEAVE_OUT),
-    _Gap("checkpoint.snapshot_every_steps", _LEAVE_OUT),
     _Gap(
         "restart.min_ranks",
         "the number of resources.ranks",

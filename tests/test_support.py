@@ -41,6 +41,7 @@ def test_defaults_are_never_refused() -> None:
         "restart={replenish_after: 1h, fallback: {args: {lr: 0.1}}}",
         "args={lr: 0.1}",
         "env={A: b}",
+        "checkpoint.snapshot_every_steps=5",
     ],
 )
 def test_built_fields_run(override: str) -> None:
@@ -54,7 +55,6 @@ def test_built_fields_run(override: str) -> None:
         ("resources.ranks_per_node=4", "resources.ranks_per_node"),
         ("resources.memory_per_rank=1Gi", "resources.memory_per_rank"),
         ("resources.nodes.labels.pool=train", "resources.nodes"),
-        ("checkpoint.snapshot_every_steps=5", "checkpoint.snapshot_every_steps"),
         ("restart.min_ranks=4", "restart.min_ranks"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
