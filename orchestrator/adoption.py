@@ -50,7 +50,8 @@ def suspect_of(ledger: Ledger) -> Suspect | None:
     known = ledger.suspect
     if ledger.state is not JobState.STOPPING or known is None:
         return None
-    return Suspect(known["rank"], known["at"], Sign(known["sign"]), known["cause"])
+    trusted = known.get("trusted_step")
+    return Suspect(known["rank"], known["at"], Sign(known["sign"]), known["cause"], trusted)
 
 
 def lives(identity: Mapping[str, Any] | None) -> bool:

@@ -28,6 +28,8 @@ class UnderWay:
     recovered: bool = False
     proven: bool = False
     checkpoint_step: int = -1
+    seen_at: float | None = None
+    """When its failure was seen, before anybody looked closer."""
 
     @property
     def resumed_step(self) -> int:

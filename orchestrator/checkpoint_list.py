@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from orchestrator import snapshot_place, snapshots
 from orchestrator.checkpoints import Broken, Checkpoint, best, catalogue, verify
 from orchestrator.layout import RunDirectory
 
@@ -26,8 +27,17 @@ def document(directory: RunDirectory, *, verified: bool = False) -> dict[str, An
         "schema": SCHEMA,
         "observed_at": time.time(),
         "checkpoints": rows,
+        "snapshots": _snapshots(directory),
         "quarantined": sorted(str(path) for path in directory.quarantine.glob("step-*")),
     }
+
+
+def _snapshots(directory: RunDirectory) -> list[dict[str, Any]]:
+    """Those that are whole now, newest first; not read, since ranks may be writing them over."""
+    return [
+        {"step": one.step, "path": str(one.path), "attempt": one.attempt}
+        for one in snapshots.found(snapshot_place.of(directory))
+    ]
 
 
 def _verdict(checkpoint: Checkpoint) -> dict[str, Any]:

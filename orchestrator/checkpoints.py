@@ -110,11 +110,14 @@ def verify(checkpoint: Checkpoint) -> Verified | Broken:
 
 
 def newest_usable(
-    directory: Path, *, world_size: int, refused: Sequence[Path] = ()
+    directory: Path, *, world_size: int, refused: Sequence[Path] = (), at_least: int = 0
 ) -> Iterator[Verified | Broken]:
-    """Verify from the newest on: yields what is broken, then the first that is whole, and ends."""
+    """Verify from the newest on: yields what is broken, then the first that is whole, and ends.
+
+    None before step `at_least` is looked at.
+    """
     for checkpoint in catalogue(directory):
-        if checkpoint.path in refused:
+        if checkpoint.path in refused or checkpoint.step < at_least:
             continue
         result = verify(checkpoint)
         if isinstance(result, Verified) and result.world_size != world_size:
@@ -183,6 +186,15 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(directory / name, ignore_errors=True)
 
 
+def size(path: Path) -> int:
+    """Bytes of a checkpoint's files; 0 for one that is not there."""
+    try:
+        with os.scandir(path) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except OSError:
+        return 0
+
+
 def delete(path: Path) -> None:
     """Remove a checkpoint: it loses its name first, so that a kill leaves no half of one."""
     doomed = path.with_name(f".{path.name}.deleted")
@@ -224,14 +236,15 @@ def _file_problem(directory: Path, name: str, stated: dict[str, Any]) -> str | N
         size = path.stat().st_size
         if size != stated["size"]:
             return f"{name}: {size} bytes, the manifest says {stated['size']}"
-        if _sha256(path) != stated["sha256"]:
+        if sha256(path) != stated["sha256"]:
             return f"{name}: its sha256 is not what the manifest says"
     except OSError as error:
         return f"{name}: {error.strerror}"
     return None
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digest of a file's content, as hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,14 +18,17 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, drill, resume, sources, stop_request
+from orchestrator import adoption, drill, drill_record, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
 from orchestrator.devices import Allocation, Devices
+from orchestrator.drill.referee import Referee
 from orchestrator.ending import TERM_GRACE, Ending
+from orchestrator.examiner import Examiner
 from orchestrator.found import Found
 from orchestrator.gang import Gang
+from orchestrator.growth import Grows, Growth
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
 from orchestrator.journal import JournalError
 from orchestrator.judge import Judge
@@ -55,6 +59,8 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
     WAITS = "waits"
     """Stopped for now: held, or in the queue again."""
+    PREEMPTED = "preempted"
+    """The machine is wanted back: all is saved, and the run is to be resumed."""
     DETACHED = "detached"
     """Nothing was stopped: the next controller takes the run over."""
 
@@ -120,14 +126,28 @@ class Controller:
             self._recorder,
             keep=self.spec.checkpoint.keep,
             after=RunDirectory(self.spec.after) if self.spec.after else None,
+            world_size=self.spec.resources.ranks if self._takes_snapshots else 0,
         )
-        self._judge = Judge(self.spec, self._recorder, self._keeper, self.job or self.spec.name)
+        self._judge = Judge(
+            self.spec,
+            self._recorder,
+            self._keeper,
+            self.job or self.spec.name,
+            self.job or str(self.directory.root),
+        )
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
+        self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
+        self._referee = Referee(self.spec, self._recorder, submitted=self.queued)
+        self._growth = Growth(self._devices, self._recorder, self._ending, self._keeper)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
         self.way: UnderWay | None = None
+
+    @property
+    def _takes_snapshots(self) -> bool:
+        return self.spec.checkpoint.snapshot_every_steps is not None
 
     @property
     def ledger(self) -> Ledger:
@@ -162,11 +182,23 @@ class Controller:
 
     def run(self) -> Outcome:
         """One attempt after another until the job has ended; the journal knows why."""
+        outcome = self._run()
+        if outcome not in (Outcome.DETACHED, Outcome.WAITS):
+            with contextlib.suppress(JournalError):
+                self._referee.close(self.faults)
+        return outcome
+
+    def _run(self) -> Outcome:
         try:
             way, suspect = self._take_over() if self.adopts else (None, None)
             while True:
                 way = way or self._begin()
-                suspect = suspect or self._watch(way)
+                try:
+                    suspect = suspect or self._watch(way)
+                except Grows as wish:
+                    self._growth.begin(way, str(wish))
+                    way, self.way, self._recovering = None, None, True
+                    continue
                 if suspect is None:
                     return self._succeed(way)
                 if not self._recover(way, suspect):
@@ -183,6 +215,7 @@ class Controller:
             self._recorder.lose_voice(error)
             return Outcome.DETACHED if self.queued else Outcome.FAILED
         finally:
+            self._referee.calm()
             self._devices.close()
             self._keeper.close()
 
@@ -220,6 +253,10 @@ class Controller:
         if not self.node.supervised:
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
+        if self._growth.begun():
+            self._growth.end(way)
+            self._recovering = True
+            return self._without_gang(None)
         return way, adoption.suspect_of(self.ledger)
 
     def _skip_attempt(self) -> None:
@@ -289,6 +326,8 @@ class Controller:
                 plan.table.check()
             files.create()
             stop_request.place(self.spool.stop_request(number))
+            for rank in plan.ranks:
+                drill_record.place(self.spool.drill(number, rank.assignment.rank))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -306,12 +345,15 @@ class Controller:
             resumed_step=way.resumed_step,
             resumed_from=str(chosen.path) if chosen else None,
             digest=chosen.digest if chosen else None,
-            world_size=chosen.world_size if chosen else None,
+            world_size=self.spec.resources.ranks,
+            ranks=len(plan.ranks),
+            checkpoint_world_size=chosen.world_size if chosen else None,
             port=plan.attempt.port,
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
             simulated=bool(plan.simulated),
             places=plan.places,
+            fallback=dict(self.spec.restart.fallback or ()) if self.ledger.fallback else None,
             notes=[*allocation.found.told, *plan.notes],
         )
         self.node.start(number, plan)
@@ -335,9 +377,15 @@ class Controller:
         if needs_port(self.spec, simulated=bool(simulated)):
             port = self.node.hold_port(lease_port())
         return make_plan(
-            self.spec,
+            self.spec.with_fallback() if self.ledger.fallback else self.spec,
             allocation.placement,
-            Attempt(number, self.ledger.run_id, chosen.path if chosen else None, port),
+            Attempt(
+                number,
+                self.ledger.run_id,
+                chosen.path if chosen else None,
+                port,
+                self._keeper.snapshots() if self._takes_snapshots else None,
+            ),
             self.directory,
             self.spool,
             self.environment,
@@ -359,10 +407,20 @@ class Controller:
             if suspect is None and finished(observation):
                 return None
             suspect = suspect or self._supervisor_lost()
-            if suspect is not None:
+            if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
-            self._drill(way)
+            self._growth.watch(way)
+            self._referee.inject(self.faults, self.target, way.gang)
+            self._referee.look(way.gang)
             self._pump(self._patience())
+
+    def _looked_at(self, way: UnderWay, suspect: Suspect, limits: Limits) -> Suspect | None:
+        """The suspect after a close look; None: its hang was over before the look was."""
+        suspect = self._examiner.examine(way, suspect)
+        if suspect.sign is Sign.HANG and first_failure(way.gang.observe(), limits) is None:
+            self._recorder.record("note", f"no hang: the ranks went on ({suspect.cause})")
+            return None
+        return suspect
 
     def _patience(self) -> float:
         """Seconds in which nothing becomes due that no message tells of."""
@@ -411,7 +469,11 @@ class Controller:
         if not way.running and gang.started:
             way.running = True
             self._recorder.record(
-                "running", "every rank has a process", state=JobState.RUNNING, pids=gang.pids()
+                "running",
+                "every rank has a process",
+                state=JobState.RUNNING,
+                pids=gang.pids(),
+                scheduler=gang.scheduler_pid,
             )
         step = max((v.beat.checkpoint_step for v in gang.views if v.beat), default=-1)
         if step > way.checkpoint_step and self._keeper.idle:
@@ -442,38 +504,31 @@ class Controller:
             self._recorder.record("resumed", resume.summary(proofs[0]), proofs=proofs)
         return suspect
 
-    def _drill(self, way: UnderWay) -> None:
-        """Inject the faults whose moment has come."""
-        for fault in [f for f in self.faults if drill.due(f, way.gang.views)]:
-            self.faults.remove(fault)
-            at = time.monotonic()
-            try:
-                drill.inject(fault, self.target())
-            except (drill.FaultError, OSError) as error:
-                self._recorder.record("note", f"drill {fault}: {error}")
-            else:
-                # Afterwards: a record takes the disk's time, which is not the fault's.
-                self._recorder.record("drill", str(fault), fault=str(fault), rank=fault.rank, at=at)
-
     def target(self) -> drill.Target:
         """What a drill may break."""
-        views = self.way.gang.views if self.way else ()
+        gang = self.way.gang if self.way else None
+        views = gang.views if gang else ()
         pids = {v.rank: v.pid for v in views if v.pid is not None and v.exit is None}
-        plan = self.way.gang.plan if self.way else None
+        number = self.ledger.attempt
         return drill.Target(
             pids,
             self.node.supervisor_pid,
             self.node.ray_pids(),
             self.directory.checkpoints,
-            plan.devices if plan else {},
-            plan.simulated if plan else "",
+            gang.plan.devices if gang else {},
+            gang.plan.simulated if gang else "",
+            controller=os.getpid(),
+            scheduler=gang.scheduler_pid if gang else None,
+            records={view.rank: self.spool.drill(number, view.rank) for view in views},
+            stop=self.spool.stop_request(number),
+            run_id=self.ledger.run_id,
         )
 
     # -- ends -------------------------------------------------------------------------------
 
     def _recover(self, way: UnderWay, suspect: Suspect) -> bool:
         """Stop the gang, find out, decide. True: go on with another attempt."""
-        seen_at = time.monotonic()
+        seen_at = way.seen_at or time.monotonic()
         if self.ledger.state is not JobState.STOPPING:
             self._recorder.record(
                 "failing",
@@ -482,8 +537,10 @@ class Controller:
                 rank=suspect.rank,
                 sign=suspect.sign.value,
                 at=suspect.at,
+                trusted_step=suspect.trusted_step,
                 stepped_before=self.ledger.best_step > 0,
             )
+        self._ending.let_leave(way)
         self._ending.stop(way)
         self._ending.record(way)
         decision = self._judge.judge(
@@ -492,7 +549,9 @@ class Controller:
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
             device_faults=self._devices.faults(way.gang.plan.placement),
+            asked_to_stop=stop_request.asked(self.spool.stop_request(self.ledger.attempt)),
         )
+        self._referee.calm()
         self.way = None
         self._recovering = True
         if not decision.retry:
@@ -546,7 +605,11 @@ class Controller:
             self._ending.stop(self.way, grace=TERM_GRACE)
             self._ending.record(self.way)
             self._keeper.settle()
+        if halt.state is not JobState.CANCELLED:
+            self._keeper.promote()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
+        if order.kind is OrderKind.PREEMPT:
+            return Outcome.PREEMPTED
         return _OUTCOMES[halt.state]
 
     def _return(self, reason: str) -> Outcome:
@@ -571,6 +634,8 @@ def _starting(chosen: Verified | None, plan: LaunchPlan) -> str:
     told = "starting fresh"
     if chosen is not None:
         told = f"resuming from step {chosen.step} ({chosen.digest[:12]})"
+    if not plan.world.whole:
+        told += f" on {plan.world}"
     if plan.simulated:
         told += " on simulated devices"
     if plan.table is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from cluster.allocate import Placement, Refusal, allocate
 from cluster.ascend.place import NoSuchNode
+from cluster.device import Inventory
 from cluster.device_leases import Leases
+from orchestrator import world
 from orchestrator.attempt import Unstartable
 from orchestrator.found import Found
 from orchestrator.plan import request_for
@@ -59,6 +61,7 @@ class Devices:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._seen: tuple[float, Found] | None = None
         self._leases = Leases()
+        self._glance: Future[Found] | None = None
 
     def close(self) -> None:
         """Begin no other look, and let other runs have the devices."""
@@ -71,17 +74,22 @@ class Devices:
         if not self._spec.resources.device.is_slot:
             self._leases.take([one.device for one in placement.assignments], simulated)
 
-    def allocate(self, *, recovering: bool) -> Allocation:
+    def allocate(self, *, recovering: bool, smaller: bool = False) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
 
+        A job that has run already gets fewer where it may have them (`world.sizes`), after a
+        moment, or at once if it is to be `smaller` or is that already.
         Raises Unstartable with the allocator's reason.
         """
         patience = self._patience(recovering=recovering)
         told = ""
         found = self._look()
         deadline = time.monotonic() + patience  # from the first answer: tools take their time
+        all_until = min(deadline, time.monotonic() + self._patience_for_all(smaller=smaller))
         while True:
-            answer = self._choose(found)
+            answer = self._choose(found, self._spec.resources.ranks)
+            if isinstance(answer, Refusal) and time.monotonic() >= all_until:
+                answer = self._smaller(found) or answer
             if isinstance(answer, Placement):
                 return Allocation(answer, found)
             reason = "\n".join((answer.reason, *found.told))
@@ -93,8 +101,34 @@ class Devices:
             if answer.reason != told:
                 told = answer.reason
                 self._recorder.record("waiting", f"{told}; looking again for {left:.0f} s")
-            self._pass(min(_LOOK_AGAIN, left))
+            before_all = max(0.0, all_until - time.monotonic()) or left
+            self._pass(min(_LOOK_AGAIN, left, before_all))
             found = self._look()
+
+    def glance(self) -> Found | None:
+        """What is there now, asked for without waiting: None until a later call has the answer."""
+        if self._glance is None:
+            self._glance = self._worker.submit(self._find)
+        if not self._glance.done():
+            return None
+        future, self._glance = self._glance, None
+        try:
+            return self._checked(future.result())
+        except (NoSuchNode, Unstartable) as error:
+            return Found(Inventory(()), missing=str(error))
+
+    def could_have_all(self, found: Found, own: Placement) -> bool:
+        """Whether every rank could have a device now, those of its own gang counted as free."""
+        if found.missing:
+            return False
+        mine = {one.device.key for one in own.assignments}
+        blamed = self._recorder.ledger.blamed
+        here = {key: why for key, why in found.withheld.items() if key not in mine}
+        answers = (
+            allocate(found.inventory, request_for(self._spec, withheld))
+            for withheld in ({**blamed, **here}, here)
+        )
+        return any(isinstance(answer, Placement) for answer in answers)
 
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank.
@@ -127,22 +161,38 @@ class Devices:
         counted = not self._spec.resources.device.is_slot
         return RECOVERY_PATIENCE if recovering and counted else 0.0
 
-    def _choose(self, found: Found) -> Placement | Refusal:
-        """Without the devices that this run has blamed, if there are others."""
+    def _patience_for_all(self, *, smaller: bool) -> float:
+        """Seconds in which nothing but full size will do."""
+        was = self._recorder.ledger.world
+        return 0.0 if smaller or (was is not None and not was.whole) else world.PATIENCE
+
+    def _smaller(self, found: Found) -> Placement | None:
+        """The largest smaller world that can be had, for a job that has run and may shrink."""
+        resources = self._spec.resources
+        if resources.device.is_slot or not self._recorder.ledger.attempt:
+            return None
+        for size in world.sizes(resources.ranks, self._spec.restart.min_ranks)[1:]:
+            chosen = self._choose(found, size)
+            if isinstance(chosen, Placement):
+                return chosen
+        return None
+
+    def _choose(self, found: Found, size: int) -> Placement | Refusal:
+        """`size` devices, without those that this run has blamed, if there are others."""
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
-        given = self._stay(found, {**blamed, **found.withheld})
+        given = self._stay(found, {**blamed, **found.withheld}, size)
         if given is not None:
             return given
-        chosen = self._leased(found, {**blamed, **found.withheld})
+        chosen = self._leased(found, {**blamed, **found.withheld}, size)
         if isinstance(chosen, Refusal) and blamed:
-            return self._leased(found, found.withheld)
+            return self._leased(found, found.withheld, size)
         return chosen
 
-    def _stay(self, found: Found, withheld: Mapping[str, str]) -> Placement | None:
-        """The place that was given, if all of it can be had still."""
-        if self._given is None:
+    def _stay(self, found: Found, withheld: Mapping[str, str], size: int) -> Placement | None:
+        """The place that was given, if it is of this size and all of it can be had still."""
+        if self._given is None or len(self._given.assignments) != size:
             return None
         if self._spec.resources.device.is_slot:
             return self._given
@@ -155,10 +205,11 @@ class Devices:
         moved = (replace(one, device=here[one.device.key]) for one in self._given.assignments)
         return replace(self._given, assignments=tuple(moved))
 
-    def _leased(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
+    def _leased(self, found: Found, withheld: Mapping[str, str], size: int) -> Placement | Refusal:
         """A placement on devices that no other run has, and none can have now."""
         while True:
-            chosen = allocate(found.inventory, request_for(self._spec, withheld))
+            request = replace(request_for(self._spec, withheld), ranks=size)
+            chosen = allocate(found.inventory, request)
             if isinstance(chosen, Refusal) or self._spec.resources.device.is_slot:
                 return chosen
             devices = [assignment.device for assignment in chosen.assignments]

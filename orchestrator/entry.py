@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from orchestrator.rank import Rank, exit_code_of
+from orchestrator.stack_signal import install
 
 
 def run_module(module: str, arguments: Sequence[str]) -> None:
@@ -22,6 +23,7 @@ def run_module(module: str, arguments: Sequence[str]) -> None:
     sys.path[:] = [directory, *(entry for entry in sys.path if entry not in ("", directory))]
     sys.argv = [module, *arguments]
     environment = dict(os.environ)  # the module may take its secrets out
+    install(environment)  # here too: the module need not use the contract
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BaseException as error:

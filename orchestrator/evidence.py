@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.health import RankView, Suspect
+from orchestrator.journal import Event
 from orchestrator.layout import AttemptDirectory
 from orchestrator.policy import Evidence, describe_exit
 from orchestrator.secrets import Redactor
@@ -15,6 +16,7 @@ from orchestrator.secrets import Redactor
 NO_SECRETS = Redactor({})
 _LOG_TAIL = 64 << 10
 _SHOWN_LINES = 6
+_SHOWN_RANKS = 16
 _SURELY_AT_WORK = 600.0
 
 
@@ -28,6 +30,7 @@ def collect(
     lived: float,
     oom_killed: bool,
     device_fault: str = "",
+    asked_to_stop: bool = False,
 ) -> Evidence:
     """The evidence about the first failure, read when the gang is down.
 
@@ -50,6 +53,7 @@ def collect(
         before_first_step=not stepped_before and not _has_stepped(view, lived),
         start_errno=view.start_errno if view is not None else None,
         device_fault=device_fault,
+        terminated_by_us=asked_to_stop,
     )
 
 
@@ -70,6 +74,19 @@ def describe(suspect: Suspect, evidence: Evidence, view: RankView | None) -> lis
     else:
         lines += evidence.log.strip().splitlines()[-_SHOWN_LINES:]
     return list(dict.fromkeys(lines))
+
+
+def of_examination(events: Iterable[Event], attempt: int, rank: int | None) -> list[str]:
+    """What was seen of the ranks of a hung attempt before it was stopped: a line each.
+
+    The one that is blamed comes first; of a large gang only some are shown.
+    """
+    last = [e.data for e in events if e.kind == "examined" and e.attempt == attempt][-1:]
+    lines = {int(one): text for data in last for one, text in data["summary"].items()}
+    order = sorted(lines, key=lambda one: (one != rank, one))
+    shown = [f"rank {one}: {lines[one]}" for one in order[:_SHOWN_RANKS]]
+    left = len(order) - len(shown)
+    return [*shown, *([f"{left} more ranks: see evidence/ of the attempt"] if left else [])]
 
 
 def _tail_without(redactor: Redactor, path: Path) -> str:

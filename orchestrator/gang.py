@@ -16,6 +16,7 @@ from orchestrator.layout import AttemptDirectory, read_json, spooled_error
 from orchestrator.link import Message
 from orchestrator.plan import LaunchPlan
 from orchestrator.secrets import Redactor
+from orchestrator.silent import Silence
 
 _STEPS_REMEMBERED = 1000
 _ERROR_FIELDS = frozenset({"type", "message", "traceback", "code", "monotonic"})
@@ -29,7 +30,9 @@ class Gang:
         self.redactor = Redactor.of(plan.ranks[0].process.secrets)  # as they are at the start
         self._files = files
         self._ranks = {rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks}
+        self._silence = Silence(frozenset(self._ranks))
         self._scheduler_exit: Exit | None = None
+        self.scheduler_pid: int | None = None
         self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._begun_at = time.monotonic()
         self._seen_at = self._begun_at
@@ -37,6 +40,8 @@ class Gang:
         """Whether the supervisor has told how the ranks are."""
         self.stopped_at: float | None = None
         self.stuck: list[dict[str, Any]] = []
+        self.examined: list[dict[str, Any]] | None = None
+        """What the supervisor found when it was last asked to look closely."""
 
     @property
     def views(self) -> tuple[RankView, ...]:
@@ -61,6 +66,8 @@ class Gang:
         self._ranks.update({view.rank: view for view in views})
 
     def _on_started(self, message: Message) -> None:
+        if message["rank"] is None:
+            self.scheduler_pid = message["pid"]
         self._change(
             message["rank"],
             pid=message["pid"],
@@ -77,6 +84,7 @@ class Gang:
         old = self._ranks[message["rank"]].beat
         if not math.isnan(beat.step_seconds) and (old is None or old.step != beat.step):
             self._step_times.append(beat.step_seconds)
+        self._silence.take(message["rank"], beat)
         self._change(message["rank"], beat=beat)
         if beat.failed:
             self._read_error(message["rank"])
@@ -100,6 +108,9 @@ class Gang:
         self._change(message["rank"], exit=ended)
         if not ended.clean:
             self._read_error(message["rank"])
+
+    def _on_examined(self, message: Message) -> None:
+        self.examined = message["ranks"]
 
     def _on_stopped(self, message: Message) -> None:
         self.stopped_at = message["at"]
@@ -128,6 +139,7 @@ class Gang:
             begun_at=self._begun_at,
             scheduler_exit=self._scheduler_exit,
             step_times=tuple(self._step_times),
+            silent=self._silence.suspect,
         )
 
     @property

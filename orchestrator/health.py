@@ -19,6 +19,7 @@ HANG_FLOOR = 60.0
 
 _HANG_FACTOR = 5.0
 _PERCENTILE = 0.99
+NOT_DETERMINED = "; which rank is the cause: not determined"
 _LEAVE_GRACE = 60.0
 _FAILED_GRACE = 0.5
 
@@ -99,6 +100,8 @@ class Sign(enum.Enum):
     SUPERVISOR = "supervisor"
     IGNORED_RESUME = "ignored resume"
     WRONG_RESUME = "wrong resume"
+    NUMERIC = "numeric"
+    DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Suspect:
     at: float
     sign: Sign
     cause: str
+    trusted_step: int | None = None  # what was saved after this step is in doubt; None: nothing is
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class Observation:
     begun_at: float = 0.0
     scheduler_exit: Exit | None = None
     step_times: Sequence[float] = field(default=())
+    silent: Suspect | None = None
+    """Trouble that no rank has noticed itself: a bad loss, parameters that differ."""
 
 
 def finished(observation: Observation) -> bool:
@@ -148,6 +154,7 @@ def first_failure(observation: Observation, limits: Limits) -> Suspect | None:
         if suspect is not None
     ]
     suspects += _scheduler(observation)
+    suspects += [observation.silent] if observation.silent is not None else []
     if suspects:
         return min(suspects, key=lambda suspect: suspect.at)
     return _hang(observation, limits)
@@ -224,7 +231,7 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     culprit = _culprit(stuck or present)
     if culprit is None:
         what = silences[late[0].rank].what
-        return Suspect(None, at, Sign.HANG, f"{what}; which rank is the cause: not determined")
+        return Suspect(None, at, Sign.HANG, what + NOT_DETERMINED)
     stopped = "; its process is stopped" if culprit.process_state in _STOPPED else ""
     return Suspect(culprit.rank, at, Sign.HANG, silences[culprit.rank].what + stopped)
 

@@ -21,18 +21,21 @@ PHASES = ("init", "join", "load", "compile", "train", "snapshot", "checkpoint", 
 """What a rank may be doing, in the order in which a fresh rank passes through them."""
 
 _MAGIC = 0x4D555354  # "MUST"
-_VERSION = 2
+_VERSION = 3
 _HEAD = struct.Struct("<III")  # magic, version, CRC of the body
 # sequence, flags, phase, step, steps_total, first_step, images, checkpoint_step,
-# beat_at, step_at, step_seconds, loss, first_step_at, phase_at, one entry time a phase
-_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}d")
+# beat_at, step_at, step_seconds, loss, first_step_at, phase_at, one entry time a phase,
+# data_wait, digest, digest_step, digest_since
+_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}ddQqq")
 _START = struct.Struct("<QI")  # sequence, flags
 RECORD_SIZE = _HEAD.size + _BODY.size
 
 _DONE = 1
 _FAILED = 2
 _STOPS = 4
+_LOSS_REPORTED = 8
 _TRIES = 100
+_DIGESTS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,20 @@ class Heartbeat:
     failed: bool
     stops: bool = False
     """Whether the rank can be asked to save itself and leave."""
+    loss_reported: bool = False
+    """Whether `loss` is what the script said; a NaN that it did not say is no bad loss."""
+    data_wait: float = math.nan
+    """Seconds for which the last step waited for its data; NaN: not told."""
+    digest: int = 0
+    digest_step: int = -1
+    """A digest of the parameters, and after which step it was taken; -1: none."""
+    digest_since: int = -1
+    """The last step before, at which the same parameters were digested or loaded."""
+
+    @property
+    def loss_not_finite(self) -> bool:
+        """Whether the script reported a loss that is not a number, or infinite."""
+        return self.loss_reported and not math.isfinite(self.loss)
 
     def entered(self, phase: str) -> float:
         """When `phase` was first entered in this attempt (monotonic s); NaN if never."""
@@ -89,6 +106,8 @@ class HeartbeatWriter:
         self._phase = 0
         self._step = self._total = self._first_step = self._checkpoint = -1
         self._images = 0
+        self._data_wait = nan
+        self._digest, self._digest_step, self._digest_since = 0, -1, -1
         self._step_at = self._step_seconds = self._loss = self._first_step_at = nan
         self._phase_at = now
         self._entered = [nan] * len(PHASES)
@@ -105,10 +124,18 @@ class HeartbeatWriter:
             self._entered[self._phase] = now
         self._write(now)
 
-    def step(self, step: int, loss: float, images: int, total: int | None) -> None:
-        """Record that global step `step` is finished."""
+    def step(
+        self,
+        step: int,
+        loss: float | None,
+        images: int,
+        total: int | None,
+        data_wait: float = math.nan,
+    ) -> None:
+        """Record that global step `step` is finished; `loss` None: not reported."""
         # Converted before anything is kept: a wrong argument must not spoil the record.
-        step, loss, images = int(step), float(loss), int(images)
+        step, images, data_wait = int(step), int(images), float(data_wait)
+        loss = None if loss is None else float(loss)
         total = None if total is None else int(total)
         now = time.monotonic()
         if self._first_step < 0:
@@ -119,11 +146,32 @@ class HeartbeatWriter:
             self._step_seconds = now - max(self._step_at, self._phase_at)
         self._step = step
         self._step_at = now
-        self._loss = loss
+        self._data_wait = data_wait
+        self._keep_loss(loss)
         self._images += images
         if total is not None:
             self._total = total
         self._write(now)
+
+    def _keep_loss(self, loss: float | None) -> None:
+        # One that is not finite stays: readers look now and then, and must not miss it.
+        if self._flags & _LOSS_REPORTED and not math.isfinite(self._loss):
+            return
+        self._loss = math.nan if loss is None else loss
+        self._flags &= ~_LOSS_REPORTED
+        self._flags |= _LOSS_REPORTED if loss is not None else 0
+
+    def digest(self, step: int, value: int, since: int | None = None) -> None:
+        """Record a digest of the parameters after `step`. Raises ValueError beyond 64 bits.
+
+        The same ones were digested or loaded at step `since`; None: at the digest before.
+        """
+        step, value = int(step), int(value)
+        since = self._digest_step if since is None else int(since)
+        if not 0 <= value < _DIGESTS:
+            raise ValueError(f"digest {value} is not an unsigned number of 64 bits")
+        self._digest, self._digest_step, self._digest_since = value, step, since
+        self._write(time.monotonic())
 
     def checkpoint(self, step: int) -> None:
         """Record a finished checkpoint of `step`."""
@@ -157,6 +205,10 @@ class HeartbeatWriter:
             self._first_step_at,
             self._phase_at,
             *self._entered,
+            self._data_wait,
+            self._digest,
+            self._digest_step,
+            self._digest_since,
         )
         _store(self._map, body)
 
@@ -208,7 +260,8 @@ def _decode(raw: bytes) -> Heartbeat:
     (sequence, flags, phase, step, total, first_step, images, checkpoint, *times) = (
         _BODY.unpack_from(raw, _HEAD.size)
     )
-    beat_at, step_at, step_seconds, loss, first_step_at, phase_at, *entered = times
+    beat_at, step_at, step_seconds, loss, first_step_at, phase_at, *rest = times
+    *entered, data_wait, digest, digest_step, digest_since = rest
     return Heartbeat(
         sequence=sequence,
         phase=PHASES[phase],
@@ -227,4 +280,9 @@ def _decode(raw: bytes) -> Heartbeat:
         done=bool(flags & _DONE),
         failed=bool(flags & _FAILED),
         stops=bool(flags & _STOPS),
+        loss_reported=bool(flags & _LOSS_REPORTED),
+        data_wait=data_wait,
+        digest=digest,
+        digest_step=digest_step,
+        digest_since=digest_since,
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 from orchestrator.gang import Gang
 from orchestrator.health import Suspect
-from orchestrator.policy import Decision, Finding
 from orchestrator.states import FailureClass
+from orchestrator.verdicts import Decision, Finding
 
 _PARTS = {"joined_after": "join", "loaded_after": "load", "compiled_after": "compile"}
 """A part of the way back is over when the last rank has left its phase."""
@@ -26,8 +26,16 @@ def opened(
     fault_at: float,
     fault_source: str,
     seen_at: float,
+    signature: str | None = None,
+    step: int = 0,
+    step_blur: int = 0,
+    replenished: int = 0,
 ) -> dict[str, Any]:
-    """The incident when the gang is down. Times `…_after` are seconds since the fault."""
+    """The incident when the gang is down. Times `…_after` are seconds since the fault.
+
+    `step`: the last that the failed rank finished, or was resumed from, and `step_blur` how far
+    that may be off; `replenished`: charges of the class given back before this one.
+    """
     place = next((r for r in gang.plan.ranks if r.assignment.rank == suspect.rank), None)
     stopped = gang.stopped_at
     return {
@@ -55,6 +63,12 @@ def opened(
         "rule": finding.rule,
         "budget_left": None,
         "free": finding.free,
+        "step": step,
+        "step_blur": step_blur,
+        "signature": signature,
+        "replenished": replenished,
+        "action": None,
+        "policy": None,
     }
 
 
@@ -69,6 +83,19 @@ def decided(decision: Decision) -> dict[str, Any]:
     return {
         "decision": ("restart" if decision.retry else "stop") + f": {decision.reason}",
         "budget_left": "unlimited" if decision.budget_left is None else decision.budget_left,
+        "action": decision.action.value,
+        "policy": decision.row,
+    }
+
+
+def chosen(decision: Decision) -> dict[str, Any]:
+    """The decision for the journal: what the next attempt needs of it, and what explains it."""
+    return {
+        "action": decision.action.value,
+        "row": decision.row,
+        "delay": round(decision.delay, 4),
+        "may_shrink": decision.may_shrink,
+        "fallback": decision.fallback,
     }
 
 

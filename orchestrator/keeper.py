@@ -4,13 +4,18 @@ and chooses what an attempt starts from.
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from orchestrator.attempt import Unstartable
 from orchestrator.checkpoints import Broken, Verified, catalogue, verify
+from orchestrator.journal import JournalError
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
-from orchestrator.states import FailureClass
+from orchestrator.room import Room
+from orchestrator.snapshot_keeper import SnapshotKeeper
+from orchestrator.states import FailureClass, JobState
 from orchestrator.vault import Tended, Vault
 
 
@@ -24,14 +29,21 @@ class CheckpointKeeper:
         *,
         keep: int,
         after: RunDirectory | None = None,
+        world_size: int = 0,
     ) -> None:
-        """`after` is the run whose state this one starts from while it has none of its own."""
+        """`after` is the run whose state this one starts from while it has none of its own.
+
+        `world_size` is that of the job; 0: its snapshots are nobody's business here.
+        """
         self._after = after
+        self._world_size = world_size
+        self._snapshots = SnapshotKeeper(directory, recorder)
         self._directory = directory
         self._recorder = recorder
         self._vault = Vault(directory, keep=keep)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._tending: Future[Tended] | None = None
+        self._tending: Future[tuple[Tended, str]] | None = None
+        self._room = Room(directory.checkpoints)
         # What an earlier controller has recorded is no news.
         known = recorder.ledger.checkpoints
         self._noted = {path for path, one in known.items() if one["verified"]}
@@ -44,20 +56,43 @@ class CheckpointKeeper:
     def tend(self) -> None:
         """Begin to verify what is new and retire what is old, unless that is under way."""
         if self._tending is None:
-            self._tending = self._worker.submit(self._vault.tend)
+            self._tending = self._worker.submit(self._tend)
+
+    def _tend(self) -> tuple[Tended, str]:
+        tended = self._vault.tend()
+        size = self._vault.newest_size or self._snapshots.size()
+        return tended, self._room.lack(size)
 
     def collect(self) -> None:
-        """Journal what tending has found, if it is finished."""
-        if self._tending is None or not self._tending.done():
+        """Journal what tending has found, if it is finished; begin anew after a while."""
+        if self._tending is None:
+            if self._room.due():
+                self.tend()
             return
-        (results, retired, problem), self._tending = self._tending.result(), None
+        if not self._tending.done():
+            return
+        ((results, retired, problem), lack), self._tending = self._tending.result(), None
         for result in results:
             self._note(result)
         for path in retired:
             reason = f"{path.name} deleted: newer ones are verified"
             self._recorder.record("retired", reason, path=str(path))
-        if problem:
-            self._recorder.record("note", problem)
+        for told in filter(None, (problem, lack)):
+            self._recorder.record("note", told)
+
+    def snapshots(self) -> Path | None:
+        """Where the next attempt may take snapshots; None where that cannot be, which is told."""
+        return self._snapshots.prepare()
+
+    def promote(self) -> None:
+        """The gang has ended: what only a snapshot holds becomes a checkpoint."""
+        if not self._world_size:
+            return
+        self._finish()
+        # A storage that cannot be read now may be well when the run goes on.
+        with contextlib.suppress(Unstartable):
+            newest = self._durable(self._world_size) if self._snapshots.size() else None
+            self._snapshots.promote(self._world_size, newest.step if newest else -1)
 
     def settle(self) -> None:
         """Look at everything before the end is reported."""
@@ -66,15 +101,31 @@ class CheckpointKeeper:
             self._finish()
 
     def choose(self, world_size: int) -> Verified | None:
-        """The newest checkpoint that verifies; None for a fresh start, never by accident.
+        """The newest checkpoint or snapshot that verifies, at the same step the checkpoint.
 
-        Raises Unstartable (class storage) when there were checkpoints and none can be used.
+        None for a fresh start, never by accident. Raises Unstartable (class storage) when there
+        were checkpoints and nothing can be used.
         """
         self._finish()
         self._vault.sweep()
+        for step, snapshot in self._snapshots.newest_first(world_size):
+            newer = self._durable(world_size, at_least=step) or next(snapshot, None)
+            if newer is not None:
+                return newer
+        chosen = self._durable(world_size)
+        if chosen is None and self._recorder.ledger.ever_checkpointed:
+            raise Unstartable(
+                FailureClass.STORAGE,
+                "no checkpoint of this run can be used, and it will not start from scratch by "
+                f"itself; the broken ones are in {self._directory.quarantine}",
+            )
+        return chosen or self._inherited()
+
+    def _durable(self, world_size: int, at_least: int = 0) -> Verified | None:
+        """The newest checkpoint that verifies; what is newer and broken is moved aside."""
         chosen: Verified | None = None
         try:
-            for result in self._vault.newest(world_size):
+            for result in self._vault.newest(world_size, at_least):
                 if isinstance(result, Broken):
                     self.quarantine(result)
                 else:
@@ -83,13 +134,7 @@ class CheckpointKeeper:
         except OSError as error:
             reason = f"the checkpoints cannot be read: {error}"
             raise Unstartable(FailureClass.STORAGE, reason) from error
-        if chosen is None and self._recorder.ledger.ever_checkpointed:
-            raise Unstartable(
-                FailureClass.STORAGE,
-                "no checkpoint of this run can be used, and it will not start from scratch by "
-                f"itself; the broken ones are in {self._directory.quarantine}",
-            )
-        return chosen or self._inherited()
+        return chosen
 
     def _inherited(self) -> Verified | None:
         """What the run before this one has left, whatever its world size; nothing there is moved.
@@ -113,7 +158,12 @@ class CheckpointKeeper:
         raise Unstartable(FailureClass.USER, reason)
 
     def quarantine(self, broken: Broken) -> None:
-        """Move a checkpoint aside for good. Raises Unstartable if it cannot be moved."""
+        """Move a checkpoint aside for good. Raises Unstartable if it cannot be moved.
+
+        A snapshot is dropped.
+        """
+        if self._snapshots.has(broken.path):
+            return self._snapshots.drop(broken)
         try:
             target = self._vault.quarantine(broken)
         except OSError as error:
@@ -128,8 +178,32 @@ class CheckpointKeeper:
             moved_to=str(target),
         )
 
+    def distrust(self, after: int, reason: str) -> None:
+        """Never offer again what was saved after step `after`.
+
+        A run of which then nothing is left may begin anew, if its beginning is what is trusted.
+        Raises Unstartable if a checkpoint cannot be moved.
+        """
+        self._finish()  # what is being read must not be moved
+        for saved in catalogue(self._directory.checkpoints):
+            if saved.step > after:
+                why = f"what was saved after step {after} cannot be trusted: {reason}"
+                self.quarantine(Broken(saved.path, saved.step, why))
+        if after <= 0 and self._recorder.ledger.ever_checkpointed:
+            self._recorder.record("anew", f"the run begins anew: {reason}")
+
     def close(self) -> None:
-        """Wait for what is being looked at."""
+        """Wait for what is being looked at; keep, or give back, what is in tmpfs.
+
+        A run whose ranks may live keeps it there.
+        """
+        state = self._recorder.ledger.state
+        if self._world_size and state in (JobState.SUCCEEDED, JobState.CANCELLED):
+            self._snapshots.remove()
+        elif self._world_size and (state.terminal or not state.holds_devices):
+            # A record that comes too late, when a person has moved the job on, is none.
+            with contextlib.suppress(JournalError):
+                self.promote()
         self._worker.shutdown(wait=True)
 
     def _finish(self) -> None:

@@ -19,9 +19,11 @@ A run directory explains itself at any instant:
         beats.json      each rank's last heartbeat, written when the attempt has ended
         logs/           rank-0.log … scheduler.log, raw
         errors/         rank-3.json: the exception that ended it; rank-3.resumed.json: its proof
+        evidence/       of a hang: rank-3.stacks (all threads), rank-3.json (what the kernel tells)
         reports/        short texts for the end of the run, e.g. evaluation.txt
     checkpoints/        step-00000040/ …, and a link `best` to one of them
     quarantine/         checkpoints that did not verify, each with REASON.json
+    snapshots.json      where in tmpfs its snapshots are; absent of a run that takes none
     supervisor.log ray.log
 
 Beside all runs, in MUSTER_HOME (default ~/.muster) or in the directory of a rehearsal node:
@@ -39,8 +41,10 @@ Beside all runs, in MUSTER_HOME (default ~/.muster) or in the directory of a reh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -54,7 +58,11 @@ HOME_VARIABLE = "MUSTER_HOME"
 SHARED_RAY = Path("/nonexistent/muster-shared-ray")
 """Stands for the directory of Ray in a spool whose run has no Ray of its own."""
 
+SNAPSHOT_SLOTS = 2
+"""Snapshots are written into so many places in turn, so that one is always whole."""
+
 _TMPFS = Path("/dev/shm")
+_SNAPSHOTS = "muster-snapshots-"
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,11 @@ class RunDirectory:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
+
+    @property
+    def snapshots(self) -> Path:
+        """Says where in tmpfs the run's snapshots are."""
+        return self.root / "snapshots.json"
 
     @property
     def supervisor_log(self) -> Path:
@@ -157,6 +170,10 @@ class AttemptDirectory:
         return self.root / "errors"
 
     @property
+    def evidence(self) -> Path:
+        return self.root / "evidence"
+
+    @property
     def beats(self) -> Path:
         return self.root / "beats.json"
 
@@ -174,12 +191,21 @@ class AttemptDirectory:
     def resumed(self, rank: int) -> Path:
         return self.errors / f"rank-{rank}.resumed.json"
 
+    def stacks(self, rank: int) -> Path:
+        """What a rank writes when it is asked where it is."""
+        return self.evidence / f"rank-{rank}.stacks"
+
+    def examined(self, rank: int) -> Path:
+        """What was seen of a rank before its gang was stopped."""
+        return self.evidence / f"rank-{rank}.json"
+
     def create(self) -> None:
         """Make the directories; an attempt's directory must be new (FileExistsError)."""
         self.root.mkdir(parents=True)
         self.logs.mkdir()
         self.errors.mkdir()
         self.reports.mkdir()
+        self.evidence.mkdir()
 
 
 @dataclass(frozen=True)
@@ -210,6 +236,10 @@ class Spool:
     def stop_request(self, attempt: int) -> Path:
         """What tells the ranks of an attempt to save themselves and leave."""
         return self.root / f"{attempt:03d}.stop"
+
+    def drill(self, attempt: int, rank: int) -> Path:
+        """Through what a drill reaches inside a rank."""
+        return self.root / f"{attempt:03d}-{rank}.drill"
 
     @property
     def user(self) -> Path:
@@ -329,6 +359,43 @@ def beside_store(store: Path) -> tuple[Path, ...]:
 def job_directory(runs: Path, job: str) -> Path:
     """The run directory of a submitted job, by its id."""
     return runs.absolute() / job
+
+
+def new_snapshot_place() -> Path | None:
+    """A name in tmpfs that nobody can guess, for the snapshots of a run; None without a tmpfs."""
+    if not (_TMPFS.is_dir() and os.access(_TMPFS, os.W_OK)):
+        return None
+    return _TMPFS / f"{_SNAPSHOTS}{secrets.token_hex(8)}"
+
+
+def snapshot_places() -> list[Path]:
+    """Every such directory of this user on this machine, those of dead runs included."""
+    found = []
+    for path in _TMPFS.glob(f"{_SNAPSHOTS}*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid == os.getuid():
+                found.append(path)
+    return found
+
+
+def snapshot_owner(place: Path) -> Path:
+    """Says whose snapshots they are."""
+    return place / "run.json"
+
+
+def snapshot_slot(place: Path, number: int) -> Path:
+    """One of the `SNAPSHOT_SLOTS` directories that hold a snapshot."""
+    return place / f"slot-{number}"
+
+
+def snapshot_seal(slot: Path, rank: int) -> Path:
+    """What a rank says of its part of a snapshot."""
+    return slot / f"part-{rank}.json"
+
+
+def promotion(checkpoints: Path, step: int) -> tuple[Path, Path]:
+    """The checkpoint that a snapshot becomes, and where it is written before it has its name."""
+    return checkpoints / f"step-{step:08d}", checkpoints / f".step-{step:08d}.promoted.tmp"
 
 
 def lock_beside(path: Path) -> Path:

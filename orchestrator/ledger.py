@@ -12,8 +12,9 @@ from typing import Any
 
 from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
-from orchestrator.policy import History
 from orchestrator.states import FailureClass, JobState
+from orchestrator.verdicts import History
+from orchestrator.world import World
 
 
 @dataclass
@@ -65,9 +66,27 @@ class Ledger:
     """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
+    charged_at: dict[FailureClass, float] = field(default_factory=dict)
+    """What `counted_seconds` was when a class was charged last."""
+    signed: list[tuple[str, int, int]] = field(default_factory=list)
+    """Signature, step and how many steps that may be off, of failures since a person came."""
+    fallback: bool = False
+    """Whether attempts have the arguments of `restart.fallback`."""
+    decided: dict[str, Any] = field(default_factory=dict)
+    """The newest decision: action, row, delay, may_shrink, fallback; empty before the first."""
+    heard_at: float | None = None
+    """When the newest event was recorded."""
+    scheduler_pid: int | None = None
+    """The rendezvous scheduler of the newest attempt, where it has one."""
+    world: World | None = None
+    """How many processes compute how many ranks in the newest attempt, where that was told."""
+    growing: int = 0
+    """The newest attempt that was ended to go on at full size."""
+    growths: int = 0
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
+        self.heard_at = event.time
         if event.state is not None:
             self.state = event.state
             self.reason = event.reason
@@ -91,7 +110,32 @@ class Ledger:
     @property
     def history(self) -> History:
         """What `policy.decide` needs, the newest failure included."""
-        return History(dict(self.charged), self.without_gain, self.failures_in_a_row)
+        return History(
+            dict(self.charged),
+            self.without_gain,
+            self.failures_in_a_row,
+            repeats=self._repeats(),
+            fallback_used=self.fallback,
+            seed=f"{self.run_id}/{self.attempt}",
+        )
+
+    def _repeats(self) -> int:
+        """How often the newest failure was seen at its step; 1 if it can be no repetition."""
+        if not self.signed or not self.incidents or not self.incidents[-1].get("signature"):
+            return 1
+        name, step, blur = self.signed[-1]
+        return sum(
+            name == other and abs(step - at) <= max(blur, off) for other, at, off in self.signed
+        )
+
+    def given_back(self, failure: FailureClass, after: float | None) -> int:
+        """Charges of a class that `after` seconds of training without it have made up for.
+
+        All of them or none. Training counts as far as its steps do: those that are lost do not,
+        and waiting or failing is no training.
+        """
+        trained = self.counted_seconds - self.charged_at.get(failure, 0.0)
+        return self.charged.get(failure, 0) if after is not None and trained >= after else 0
 
 
 def fold(events: Iterable[Event]) -> Ledger:
@@ -115,6 +159,9 @@ def _controller(ledger: Ledger, event: Event) -> None:
 def _forgive(ledger: Ledger, _: Event) -> None:
     """A person looked at it and started it again: the budgets are fresh."""
     ledger.charged.clear()
+    ledger.charged_at.clear()
+    ledger.signed.clear()
+    ledger.fallback = False
     ledger.without_gain = ledger.failures_in_a_row = 0
     ledger.sources = ""
     ledger.blamed.clear()
@@ -123,7 +170,7 @@ def _forgive(ledger: Ledger, _: Event) -> None:
 def _requeued(ledger: Ledger, event: Event) -> None:
     if event.data.get("preempted"):
         preemption = FailureClass.PREEMPTION
-        ledger.charged[preemption] = ledger.charged.get(preemption, 0) + 1
+        _charge(ledger, preemption)
         ledger.restarts[preemption.value] = ledger.restarts.get(preemption.value, 0) + 1
 
 
@@ -141,8 +188,10 @@ def _attempt(ledger: Ledger, event: Event) -> None:
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data.get("world_size", 0),
+            "world_size": _of_checkpoint(event.data),
         }
+    size = event.data.get("ranks")
+    ledger.world = World(event.data["world_size"], size) if size else None
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
@@ -152,6 +201,20 @@ def _attempt(ledger: Ledger, event: Event) -> None:
         for segment in ledger.trained
         if segment[0] <= ledger.resumed_step
     ]
+    # What was lost counts when it is trained again, as if it had never been trained before.
+    counted = ledger.counted_seconds
+    ledger.charged_at = {cls: min(at, counted) for cls, at in ledger.charged_at.items()}
+
+
+def _of_checkpoint(data: dict[str, Any]) -> int:
+    """The ranks of the checkpoint; earlier attempts told no other world size than this."""
+    size: int = data.get("checkpoint_world_size") or data.get("world_size", 0)
+    return size
+
+
+def _growing(ledger: Ledger, event: Event) -> None:
+    ledger.growing = event.attempt
+    ledger.growths += 1
 
 
 def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
@@ -183,6 +246,11 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
     ledger.best_step = max(ledger.best_step, last)
 
 
+def _charge(ledger: Ledger, failure: FailureClass) -> None:
+    ledger.charged[failure] = ledger.charged.get(failure, 0) + 1
+    ledger.charged_at[failure] = ledger.counted_seconds
+
+
 def _failure(ledger: Ledger, event: Event) -> None:
     data = event.data
     ledger.judged_attempt = event.attempt
@@ -191,8 +259,10 @@ def _failure(ledger: Ledger, event: Event) -> None:
         ledger.without_gain = 0
         ledger.failures_in_a_row = 0
     ledger.failures_in_a_row += 1
+    if data.get("replenished"):
+        ledger.charged.pop(failure, None)
     if not data["free"]:
-        ledger.charged[failure] = ledger.charged.get(failure, 0) + 1
+        _charge(ledger, failure)
         ledger.without_gain += ledger.best_step <= ledger.best_at_last_failure
     ledger.best_at_last_failure = ledger.best_step
     if data["rank"] is not None:
@@ -200,10 +270,16 @@ def _failure(ledger: Ledger, event: Event) -> None:
     if failure.blames_device and data["device"]:
         ledger.blamed[f"{data['node']}/{data['device']}"] = data["cause"]
     ledger.incidents.append({"attempt": event.attempt, **data})
+    if data.get("signature"):
+        ledger.signed.append((data["signature"], data["step"], data.get("step_blur", 0)))
 
 
 def _decision(ledger: Ledger, event: Event) -> None:
     ledger.incidents[-1].update(event.data["incident"])
+    ledger.decided = dict(event.data.get("decision", {}))
+    if ledger.decided.get("fallback"):
+        ledger.fallback = True
+        ledger.without_gain = 0  # other arguments: what the old ones failed to gain is no sign
     if event.data["retry"]:
         name = ledger.incidents[-1]["class"]
         ledger.restarts[name] = ledger.restarts.get(name, 0) + 1
@@ -228,6 +304,10 @@ def _quarantined(ledger: Ledger, event: Event) -> None:
     ledger.checkpoints.pop(event.data["path"], None)
 
 
+def _anew(ledger: Ledger, _: Event) -> None:
+    ledger.ever_checkpointed = False
+
+
 def _retired(ledger: Ledger, event: Event) -> None:
     ledger.checkpoints.pop(event.data["path"], None)
 
@@ -238,6 +318,7 @@ def _supervisor(ledger: Ledger, event: Event) -> None:
 
 def _running(ledger: Ledger, event: Event) -> None:
     ledger.pids = event.data.get("pids", [])
+    ledger.scheduler_pid = event.data.get("scheduler")
 
 
 def _waiting(ledger: Ledger, event: Event) -> None:
@@ -262,6 +343,7 @@ _HANDLERS = {
     "supervisor_started": _supervisor,
     "running": _running,
     "failing": _failing,
+    "growing": _growing,
     "stopping": _ordered,
     "ordered": _ordered,
     "resumed": _resumed,
@@ -270,8 +352,10 @@ _HANDLERS = {
     "decision": _decision,
     "recovered": _recovered,
     "checkpoint": _checkpoint,
+    "promoted": _checkpoint,
     "quarantined": _quarantined,
     "retired": _retired,
+    "anew": _anew,
     "drill": _drill,
     "waiting": _waiting,
     "again": _forgive,

@@ -256,6 +256,10 @@ class LocalNode:
         launches = [process.to_document() for process in plan.processes]
         self._command({"do": "start", "attempt": attempt, "launches": launches})
 
+    def examine(self, attempt: int, patience: float) -> None:
+        """Look closely at every rank; `examined` arrives within about `patience` seconds."""
+        self._command({"do": "examine", "attempt": attempt, "patience": patience})
+
     def stop(self, attempt: int, grace: float) -> None:
         """End every process of the attempt; `stopped` arrives when they are gone."""
         self._command({"do": "stop", "attempt": attempt, "grace": grace})

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.states import RankState
+from orchestrator.world import World
 
 FILE_WIDTH = 140
 """A file has no width of its own, and a table must not be broken at a guess of 80."""
@@ -45,6 +46,9 @@ def headline(summary: dict[str, Any]) -> Text:
     ]
     if summary["checkpoint"]:
         parts.append(f"checkpoint {summary['checkpoint']['step']}")
+    world = summary.get("world")
+    if world and world["virtual_ranks"] > 1:
+        parts.append(str(World(world["ranks"], world["processes"])))
     if summary["simulated"]:
         parts.append("simulated devices")
     return Text("  ".join(parts), style="bold")
@@ -116,6 +120,15 @@ def print_incidents(incidents: Sequence[dict[str, Any]], *, of_all: bool = False
         _print_incident(console, f"{one['job']} " * of_all + f"incident {number}", one)
 
 
+def print_worth(incidents: Sequence[dict[str, Any]], goodput: float | None) -> None:
+    """What the failures of a run cost: steps trained again, and the time that counted."""
+    lost = sum(one["steps_lost"] or 0 for one in incidents)
+    told = (
+        f"incidents {len(incidents)}, steps trained again {lost}, goodput {shown(goodput, '.0%')}"
+    )
+    Console(highlight=False).print(told)
+
+
 _SPLIT = (
     ("seen", "detected_after"),
     ("gang stopped", "stopped_after"),
@@ -147,6 +160,22 @@ def _print_incident(console: Console, title: str, one: dict[str, Any]) -> None:
     console.print(table)
     if one["steps_lost"] is not None:
         console.print(f"  steps trained again: {one['steps_lost']}")
+
+
+def print_drills(results: Sequence[dict[str, Any]], *, stderr: bool = False) -> None:
+    """Faults on purpose: what was promised, what was found, whether the run kept its word."""
+    console = Console(highlight=False, stderr=stderr)
+    console.print(Text("drills", style="bold"))
+    for one in results:
+        style = "green" if one["passed"] else "bold red"
+        word = "passed" if one["passed"] else "FAILED"
+        took = f" in {one['seconds']:.1f} s" if one.get("seconds") is not None else ""
+        console.print(Text.assemble((f"  {word} ", style), f"{one['fault']}{took}"), soft_wrap=True)
+        for name in ("promised", "found"):
+            if one[name]:
+                console.print(Text(f"    {name:<9} {one[name]}"), soft_wrap=True)
+        for failure in one["failures"]:
+            console.print(Text(f"    {'but':<9} {failure}", style=style), soft_wrap=True)
 
 
 def shown(value: Any, form: str = "") -> str:

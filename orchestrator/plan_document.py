@@ -13,7 +13,7 @@ from orchestrator.cpu_facts import facts
 from orchestrator.found import Found, find_nodes
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.plan import Attempt, assume_devices, make_plan, request_for
-from orchestrator.spec import JobSpec
+from orchestrator.spec import JobSpec, render_args
 from orchestrator.support import not_built
 
 SCHEMA = 1
@@ -52,12 +52,20 @@ def document(spec: JobSpec, environment: Mapping[str, str], runs: Path) -> dict[
     return {
         "schema": SCHEMA,
         **planned,
-        "notes": [*found.told, *planned["notes"], *concerns],
+        "notes": [*found.told, *planned["notes"], *concerns, *_fallback(spec)],
         "rank_table_errors": made.table.findings()[0] if made.table else [],
         "assumed_devices": assumed,
         "not_built_yet": [str(problem) for problem in not_built(spec)],
         "observed_at": time.time(),
     }
+
+
+def _fallback(spec: JobSpec) -> list[str]:
+    """What ranks would be started with once a failure has come at the same step again."""
+    if spec.restart.fallback is None:
+        return []
+    args = " ".join(render_args(spec.restart.fallback))
+    return [f"restart.fallback: after the same failure at the same step again, once: {args}"]
 
 
 def _add_cpus(planned: dict[str, Any], spec: JobSpec, found: Found, placement: Placement) -> None:

@@ -1,8 +1,8 @@
-"""What a failure is, and what follows from it: two tables and the functions that read them.
+"""What a failure is: one table, and the function that reads it.
 
-Both are pure. `classify` takes the evidence of one failure to a class: the job's own rules
-first, then `RULES` in order, first match wins. `decide` takes the class and the history to
-a decision.
+Pure. `classify` takes the evidence of one failure to a class: the job's own rules first, then
+`RULES` in order, first match wins. What follows from it is the table in `ladder`; both are
+known here, so that whoever judges needs one import.
 """
 
 from __future__ import annotations
@@ -13,9 +13,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.health import Sign, signal_name
+from orchestrator.ladder import POLICY, backoff, decide
+from orchestrator.log_patterns import LOG_PATTERNS, LogPattern
 from orchestrator.rank import EXIT_RETRY, USER_EXITS
-from orchestrator.spec import Backoff, Restart, Rule
+from orchestrator.spec import Rule
 from orchestrator.states import FailureClass
+from orchestrator.verdicts import Action, Decision, Finding, History
+
+__all__ = [
+    "POLICY",
+    "RULES",
+    "Action",
+    "ClassRule",
+    "Decision",
+    "Evidence",
+    "Finding",
+    "History",
+    "backoff",
+    "classify",
+    "decide",
+    "describe_exit",
+    "shown_rule",
+]
 
 _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE})
 _LOST_PORT = re.compile(r"[Pp]ort.{0,40}(is occupied|in use)|Address already in use")
@@ -28,8 +47,7 @@ _NO_PROGRAM_ERRNOS = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno
 _OOM_LOG = re.compile(r"std::bad_alloc|Cannot allocate memory|oom-kill|Out of memory")
 
 
-_ENDLESS = 20
-"""Failures in a row without a step gained that end a run even if none was charged."""
+_SIGTERM = 15
 
 
 @dataclass(frozen=True)
@@ -52,15 +70,6 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A class, and the name of the rule that gave it."""
-
-    failure: FailureClass
-    rule: str
-    free: bool = False  # not charged to any budget
-
-
-@dataclass(frozen=True)
 class ClassRule:
     """One line of the table."""
 
@@ -68,6 +77,27 @@ class ClassRule:
     failure: FailureClass
     matches: Callable[[Evidence], bool]
     free: bool = False
+    source: str = "what muster itself observed"
+    pattern: str = ""
+    """The expression, where the rule is a line of `log_patterns`."""
+
+
+_SPEAKS = frozenset({Sign.EXIT, Sign.ERROR, Sign.LEFT_EARLY})
+_KILLED, _ABORTED = 9, 6
+_BAD_ALLOC = "std::bad_alloc"
+
+
+def _by_log(line: LogPattern) -> ClassRule:
+    """A rule of the log: only of a rank that ended itself, since only that says why in its log."""
+    return ClassRule(
+        f"log: {line.name}, {line.meaning}",
+        line.failure,
+        lambda e: (
+            e.sign in _SPEAKS and e.signal != _KILLED and line.found_in(e.error_message, e.log)
+        ),
+        source=line.source,
+        pattern=line.text,
+    )
 
 
 RULES: tuple[ClassRule, ...] = (
@@ -118,6 +148,14 @@ RULES: tuple[ClassRule, ...] = (
         "asked to be retried (75)", FailureClass.PROCESS, lambda e: e.exit_code == EXIT_RETRY
     ),
     ClassRule("a device is not well", FailureClass.DEVICE, lambda e: bool(e.device_fault)),
+    ClassRule(
+        "the reported loss is not a number",
+        FailureClass.NUMERIC,
+        lambda e: e.sign is Sign.NUMERIC,
+    ),
+    ClassRule(
+        "parameters of ranks differ", FailureClass.NUMERIC, lambda e: e.sign is Sign.DIVERGED
+    ),
     ClassRule("no step for too long", FailureClass.HANG, lambda e: e.sign is Sign.HANG),
     ClassRule("the node's supervisor died", FailureClass.NODE, lambda e: e.sign is Sign.SUPERVISOR),
     ClassRule(
@@ -125,12 +163,15 @@ RULES: tuple[ClassRule, ...] = (
         FailureClass.RENDEZVOUS,
         lambda e: e.sign is Sign.SCHEDULER and bool(_LOST_PORT.search(e.log)),
         free=True,
+        source="MindSpore 2.10: text of its scheduler; errno(3)",
+        pattern=_LOST_PORT.pattern,
     ),
     ClassRule(
         "the rendezvous scheduler ended",
         FailureClass.RENDEZVOUS,
         lambda e: e.sign is Sign.SCHEDULER,
     ),
+    *map(_by_log, LOG_PATTERNS),
     ClassRule(
         "storage is full or failing",
         FailureClass.STORAGE,
@@ -138,24 +179,43 @@ RULES: tuple[ClassRule, ...] = (
             e.error_errno in _STORAGE_ERRNOS
             or bool(e.exit_code and _FULL_LOG.search(e.error_message or e.log[-4096:]))
         ),
+        source="errno(3)",
+        pattern=_FULL_LOG.pattern,
     ),
     ClassRule(
-        "loss is not a number", FailureClass.NUMERIC, lambda e: e.error_type == "FloatingPointError"
+        "loss is not a number",
+        FailureClass.NUMERIC,
+        lambda e: e.error_type == "FloatingPointError",
+        source="Python: FloatingPointError",
     ),
     ClassRule(
         "out of memory",
         FailureClass.OOM,
-        lambda e: e.error_type == "MemoryError" or bool(_OOM_LOG.search(e.error_message)),
+        lambda e: (
+            e.error_type == "MemoryError"
+            or bool(_OOM_LOG.search(e.error_message))
+            or bool(e.sign in _SPEAKS and e.signal == _ABORTED and _BAD_ALLOC in e.log[-4096:])
+        ),
+        source="Python: MemoryError; C++: bad_alloc; errno(3)",
+        pattern=_OOM_LOG.pattern,
     ),
     ClassRule(
         "ranks did not find each other",
         FailureClass.RENDEZVOUS,
         lambda e: e.error_type is not None and bool(_RENDEZVOUS.search(e.error_message)),
+        source="MindSpore 2.10: texts of its dynamic cluster",
+        pattern=_RENDEZVOUS.pattern,
     ),
     ClassRule(
         "exception before the job's first step",
         FailureClass.USER,
         lambda e: e.before_first_step and (e.error_type is not None or bool(e.exit_code)),
+    ),
+    ClassRule(
+        "terminated from outside (SIGTERM)",
+        FailureClass.PREEMPTION,
+        lambda e: e.signal == _SIGTERM,
+        free=True,
     ),
     ClassRule("killed by a signal", FailureClass.PROCESS, lambda e: e.signal is not None),
     ClassRule("left before it was done", FailureClass.PROCESS, lambda e: e.sign is Sign.LEFT_EARLY),
@@ -174,12 +234,16 @@ def classify(
     """
     for rule in own:
         if _own_matches(rule, evidence, in_log):
-            shown = rule.log if rule.log is not None else f"exit code {rule.exit_code}"
-            return Finding(rule.failure, f"the job's rule {shown!r}")
+            return Finding(rule.failure, shown_rule(rule.log, rule.exit_code))
     for entry in RULES:
         if entry.matches(evidence):
             return Finding(entry.failure, entry.name, entry.free)
     return Finding(FailureClass.PROCESS, "default")
+
+
+def shown_rule(log: str | None, exit_code: int | None) -> str:
+    """The name of a rule of the job."""
+    return f"the job's rule {log if log is not None else f'exit code {exit_code}'!r}"
 
 
 def _own_matches(rule: Rule, evidence: Evidence, in_log: Mapping[str, bool | None] | None) -> bool:
@@ -190,64 +254,6 @@ def _own_matches(rule: Rule, evidence: Evidence, in_log: Mapping[str, bool | Non
     else:
         by_log = bool(in_log.get(rule.log))
     return by_log and (rule.exit_code is None or rule.exit_code == evidence.exit_code)
-
-
-@dataclass(frozen=True)
-class History:
-    """What earlier failures of this job used up."""
-
-    charged: Mapping[FailureClass, int]
-    attempts_without_gain: int = 0
-    failures_in_a_row: int = 0
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What happens now: another attempt after `delay` seconds, or the end."""
-
-    retry: bool
-    delay: float
-    reason: str
-    budget_left: int | None  # of the failure's class after this decision; None: unlimited
-
-
-def decide(finding: Finding, history: History, restart: Restart) -> Decision:
-    """Whether the job starts again. `history` includes this failure."""
-    budget = restart.budgets[finding.failure]
-    used = history.charged.get(finding.failure, 0)
-    left = None if budget is None else max(0, budget - used)
-    if finding.failure is FailureClass.USER and not budget:
-        return Decision(False, 0.0, "a user's mistake is not retried", 0)
-    if budget is not None and used > budget:
-        reason = (
-            f"the budget of {budget} restarts for class {finding.failure.value} is used up "
-            f"(restart.budgets.{finding.failure.value})"
-        )
-        return Decision(False, 0.0, reason, 0)
-    if history.attempts_without_gain >= restart.no_progress:
-        reason = (
-            f"{history.attempts_without_gain} attempts in a row gained no step "
-            "(restart.no_progress)"
-        )
-        return Decision(False, 0.0, reason, left)
-    if history.failures_in_a_row > _ENDLESS:
-        reason = f"{history.failures_in_a_row} failures in a row, whatever their class"
-        return Decision(False, 0.0, reason, left)
-    delay = backoff(history.failures_in_a_row, restart.backoff)
-    return Decision(True, delay, f"restart in {delay:.1f} s", left)
-
-
-def backoff(failures_in_a_row: int, law: Backoff) -> float:
-    """Seconds before the next attempt: none after a first failure, then a growing wait.
-
-    A run that gained steps since its last failure counts as a first failure: what made
-    progress deserves to come back at once.
-    """
-    if failures_in_a_row <= 1:
-        return 0.0
-    # The exponent is bounded, so that a long history cannot overflow.
-    exponent = min(failures_in_a_row - 2, 64)
-    return float(min(law.max, law.first * law.factor**exponent))
 
 
 def describe_exit(code: int | None, number: int | None) -> str:

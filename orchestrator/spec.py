@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,15 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """The wait before attempt n + 1: first · factor^(n-1) seconds, at most `max`."""
+    """The wait before attempt n + 1: first · factor^(n-1) seconds, at most `max`.
+
+    Shortened by up to its `jitter`th part, as run and attempt draw it.
+    """
 
     first: float = 1.0
     factor: float = 2.0
     max: float = 60.0
+    jitter: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +178,13 @@ class Restart:
     )
     """Restarts by class, every class present; None: unlimited."""
     replenish_after: float | None = None
+    """Seconds of training that counted after which a class has its whole budget again."""
     backoff: Backoff = field(default_factory=Backoff)
     no_progress: int = 3
     rules: tuple[Rule, ...] = ()
     """In order; the first that matches decides."""
+    fallback: tuple[tuple[str, str], ...] | None = None
+    """Arguments that replace the job's of the same name, once a failure repeats at its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +257,11 @@ class JobSpec:
         """The arguments as the script gets them: `--key=value` each."""
         return render_args(self.args)
 
+    def with_fallback(self) -> JobSpec:
+        """The job with the arguments of `restart.fallback` in place of its own of those names."""
+        args = {**dict(self.args), **dict(self.restart.fallback or ())}
+        return replace(self, args=tuple(args.items()))
+
     def start_method(self, backend: DeviceKind) -> StartMethod:
         """FORK or SPAWN: `auto` forks where that is proven, for modules on the CPU backend."""
         if self.launch.start is not StartMethod.AUTO:
@@ -281,6 +293,8 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
         {"log": rule.log, "exit_code": rule.exit_code, "class": rule.failure}
         for rule in spec.restart.rules
     ]
+    fallback = spec.restart.fallback
+    restart["fallback"] = None if fallback is None else {"args": dict(fallback)}
     health = {**vars(spec.health)}
     health["phase_timeouts"] = {
         phase: spec.health.phase_timeouts.get(phase, "unlimited") for phase in PHASES

@@ -126,3 +126,22 @@ class FailureClass(enum.Enum):
     def blames_device(self) -> bool:
         """True when the next attempt must not use the failed rank's device."""
         return self is FailureClass.DEVICE
+
+    @property
+    def may_repeat(self) -> bool:
+        """True when the same failure at the same step twice is the job's own doing.
+
+        What is around the job (node, device, ports, disks, the queue) fails as it likes.
+        """
+        return self in _MAY_REPEAT
+
+
+_MAY_REPEAT = frozenset(
+    {
+        FailureClass.USER,
+        FailureClass.PROCESS,
+        FailureClass.OOM,
+        FailureClass.NUMERIC,
+        FailureClass.HANG,
+    }
+)

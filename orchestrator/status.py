@@ -22,6 +22,7 @@ from orchestrator.ledger import Ledger, fold
 from orchestrator.plan import LaunchPlan
 from orchestrator.secrets import Redactor
 from orchestrator.states import JobState, RankState
+from orchestrator.world import World
 
 SCHEMA = 1
 
@@ -154,6 +155,7 @@ def document(view: RunView) -> dict[str, Any]:
         "reason": view.reason,
         "run_dir": str(view.directory.root),
         "simulated": bool(ledger.simulated),
+        "world": _world(ledger.world),
         "attempt": ledger.attempt,
         "restarts": dict(ledger.restarts),
         "step": step if step >= 0 else (ledger.best_step or None),
@@ -164,6 +166,13 @@ def document(view: RunView) -> dict[str, Any]:
         "checkpoint": ledger.checkpoint,
         "ranks": [rank_document(rank, view, step) for rank in view.ranks],
     }
+
+
+def _world(world: World | None) -> dict[str, Any] | None:
+    """How many processes compute how many ranks; None before the first attempt."""
+    if world is None:
+        return None
+    return {"ranks": world.ranks, "processes": world.size, "virtual_ranks": world.virtual}
 
 
 def rank_document(rank: RankView, view: RunView, newest_step: int) -> dict[str, Any]:
@@ -234,11 +243,24 @@ def goodput(view: RunView) -> float | None:
     if ledger.started_at is None:
         return None
     counted = ledger.counted_seconds
-    running = [r.beat for r in view.ranks if r.beat and r.beat.step > r.beat.first_step]
-    if running and view.live and ledger.state is JobState.RUNNING:
-        counted += max(beat.step_at - beat.first_step_at for beat in running)
-    elapsed = (ledger.ended_at or view.observed_at) - ledger.started_at
+    if view.live and ledger.ended_attempt < ledger.attempt:
+        counted += _seconds_of_steps(view.ranks)
+    # A run that nobody drives gets no worse while it lies there.
+    now = view.observed_at if view.live else ledger.heard_at or view.observed_at
+    elapsed = (ledger.ended_at or now) - ledger.started_at
     return round(min(1.0, counted / elapsed), 4) if elapsed > 0 else None
+
+
+def _seconds_of_steps(ranks: Sequence[RankView]) -> float:
+    """Time in the steps of the attempt under way; the first, without a beginning, is an average."""
+    beats = [rank.beat for rank in ranks if rank.beat and rank.beat.step > rank.beat.first_step]
+    return max(
+        (
+            (beat.step_at - beat.first_step_at) * (1 + 1 / (beat.step - beat.first_step))
+            for beat in beats
+        ),
+        default=0.0,
+    )
 
 
 def finite(value: float) -> float | None:

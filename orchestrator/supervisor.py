@@ -6,8 +6,9 @@ nothing of it is left. It never imports MindSpore or Ray and survives the death 
 In an embedded run it ends with its controller: the end of their conversation tells. In a
 service it outlives its controller, and dials until there is another.
 
-One thread, one selector. Messages in: welcome, warm, start, stop, leave. Messages out: hello,
-warmed, started, start_failed, look (beats, signs), exit, stopped, note. Standard library only.
+One thread, one selector. Messages in: welcome, warm, start, examine, stop, leave. Messages out:
+hello, warmed, started, start_failed, look (beats, signs), exit, examined, stopped, note.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator import processes
+from orchestrator.examination import Examination, Subject
 from orchestrator.forkclient import ForkClient
 from orchestrator.journal import append_line
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan, bind
@@ -80,6 +82,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._unclaimed: dict[int, int] = {}
         self._stopping: Stopping | None = None
+        self._examination: Examination | None = None
         self._fork = ForkClient(os.getpid())
         self._in_charge = False
         self._leaving = False
@@ -100,7 +103,8 @@ class Supervisor:
         self._selector.register(self._uplink, selectors.EVENT_READ)
         next_beat = 0.0
         while not (self._leaving and self._stopping is None):
-            for key, _ in self._selector.select(_TICK_STOPPING if self._stopping else _TICK):
+            busy = self._stopping or self._examination
+            for key, _ in self._selector.select(_TICK_STOPPING if busy else _TICK):
                 self._readable(key.fileobj)
             self._reap()
             self._uplink.flush()
@@ -111,6 +115,8 @@ class Supervisor:
                 self._leave()
             if self._stopping:
                 self._push_stop()
+            if self._examination:
+                self._push_examination()
             if time.monotonic() >= next_beat:
                 self._look_out()
                 next_beat = time.monotonic() + self._pace
@@ -195,6 +201,8 @@ class Supervisor:
                 self._warm(ForkServerPlan.from_document(message["fork_server"]))
             case "start":
                 self._start(int(message["attempt"]), message["launches"])
+            case "examine":
+                self._examine(int(message["attempt"]), float(message["patience"]))
             case "stop":
                 self._stop(int(message["attempt"]), float(message["grace"]))
             case "welcome":
@@ -348,6 +356,26 @@ class Supervisor:
         if pid in self._unclaimed:
             self._exited(pid, self._unclaimed.pop(pid), now)
 
+    # -- examining --------------------------------------------------------------------------
+
+    def _examine(self, attempt: int, patience: float) -> None:
+        """Look closely at every rank of the attempt; `examined` follows within `patience` s."""
+        files, now = self._directory.attempt(attempt), time.monotonic()
+        subjects = [
+            Subject(child.launch.rank, pid, files.stacks(child.launch.rank))
+            for pid, child in self._children.items()
+            if child.attempt == attempt and child.launch.rank is not None
+        ]
+        self._examination = Examination(attempt, subjects, now, now + patience)
+        self._examination.begin()
+        self._push_examination()
+
+    def _push_examination(self) -> None:
+        now = time.monotonic()
+        if self._examination is not None and self._examination.over(now):
+            self._uplink.say(self._examination.findings(now))
+            self._examination = None
+
     # -- ends -------------------------------------------------------------------------------
 
     def _reap(self) -> None:
@@ -397,6 +425,7 @@ class Supervisor:
         `attempt` may be one that was never started: its controller was killed just before.
         """
         self._reap()  # what ended before this moment ended by itself
+        self._examination = None
         if self._fork.owes:
             self._close_fork_server()  # a fork that comes later would belong to nobody
         now = time.monotonic()

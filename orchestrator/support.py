@@ -29,14 +29,7 @@ GAPS: tuple[_Gap, ...] = (
     ),
     _Gap("resources.memory_per_rank", _LEAVE_OUT),
     _Gap("resources.nodes", _LEAVE_OUT),
-    _Gap("checkpoint.snapshot_every_steps", _LEAVE_OUT),
     _Gap("health.straggler", _LEAVE_OUT),
-    _Gap("restart.replenish_after", _LEAVE_OUT),
-    _Gap(
-        "restart.min_ranks",
-        "the number of resources.ranks",
-        lambda spec: spec.restart.min_ranks == spec.resources.ranks,
-    ),
     _Gap("notify", _LEAVE_OUT),
 )
 """In the order of the job file. Remove a line when its behaviour is built."""

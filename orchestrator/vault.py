@@ -63,9 +63,14 @@ class Vault:
         """Between attempts: remove what a killed trainer or deletion left half done."""
         checkpoints.sweep(self._directory.checkpoints)
 
-    def newest(self, world_size: int) -> Iterator[Verified | Broken]:
-        """Before a start: read again, from the newest on, until one is whole."""
-        found = checkpoints.newest_usable(self._directory.checkpoints, world_size=world_size)
+    def newest(self, world_size: int, at_least: int = 0) -> Iterator[Verified | Broken]:
+        """Before a start: read again, from the newest on, until one is whole.
+
+        None before step `at_least` is looked at.
+        """
+        found = checkpoints.newest_usable(
+            self._directory.checkpoints, world_size=world_size, at_least=at_least
+        )
         for result in found:
             self._known[result.path] = result
             yield result
@@ -74,6 +79,13 @@ class Vault:
         """Move it aside; returns where it lies now."""
         self._known.pop(broken.path, None)
         return checkpoints.quarantine(broken, self._directory.quarantine)
+
+    @property
+    def newest_size(self) -> int:
+        """Bytes of the newest that is known to be whole; 0: none, or it has just gone."""
+        whole = [one for one in self._known.values() if isinstance(one, Verified)]
+        newest = max(whole, key=lambda one: one.step, default=None)
+        return checkpoints.size(newest.path) if newest else 0
 
     def _expendable(self) -> list[Path]:
         present = [self._known[c.path] for c in self.catalogue() if c.path in self._known]

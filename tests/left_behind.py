@@ -74,7 +74,8 @@ def of_others(path: str, trace: Trace, ours: set[int]) -> bool:
     """Whether the directory is of a run elsewhere, or a living process that is not ours uses it."""
     owners = [read_json(file) or {} for file in _SHARED_MEMORY.glob("muster-*/owner.json")]
     owned = {str(one.get("ray")): one for one in owners}
-    owner = read_json(Path(path) / "owner.json") or owned.get(path, {})
+    own = (read_json(Path(path) / name) for name in ("owner.json", "run.json"))
+    owner = next(filter(None, own), None) or owned.get(path, {})
     if owner.get("run_dir") and not trace.holds(owner["run_dir"]):
         return True
     users = {*processes.mentioning(path), *_holding(path), owner.get("pid", 0)} - ours

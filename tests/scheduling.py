@@ -16,7 +16,9 @@ TRAINING = (
     "test_exact_resume.py",
     "test_train_options.py",
     "test_device_check.py",
+    "test_virtual_training.py",
     "test_simulated_runs.py::test_the_real_trainer_runs_as_an_ascend_job",
+    "test_smaller_world.py::test_the_real_trainer_goes_on_with_half_and_comes_back",
 )
 """Tests that train or compute in several processes for long, never two at once."""
 

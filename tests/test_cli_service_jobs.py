@@ -224,7 +224,7 @@ def test_lengths_of_time_are_short(seconds: float, text: str) -> None:
     assert length(seconds) == text
 
 
-def test_reading_commands_take_an_id(head: ScriptedHead) -> None:
+def test_reading_commands_take_an_id(head: ScriptedHead, tmp_path: Path) -> None:
     """status, events, incidents, checkpoints and logs of a submitted job, by its id alone."""
     job = head.submit()
     head.move(job, "STARTING", "RUNNING", reason="eight ranks [train]")
@@ -237,6 +237,12 @@ def test_reading_commands_take_an_id(head: ScriptedHead) -> None:
     events = json.loads(muster(head, "events", job, "--json").stdout)["events"]
     assert [event["sequence"] for event in events] == [1, 2, 3]
     assert muster(head, "incidents", job).stdout == "no incident\n"
+    assert "no failure" in muster(head, "explain", job).stdout
+    explained = json.loads(muster(head, "explain", job, "--json").stdout)
+    assert (explained["job"], explained["state"]) == (job, "RUNNING")
+    page = muster(head, "report", job, "-o", str(tmp_path / "r.html"))
+    assert page.stdout.strip() == str(tmp_path / "r.html")
+    assert "eight ranks [train]" in (tmp_path / "r.html").read_text()
     assert muster(head, "incidents").stdout == "no incident\n"
     assert muster(head, "checkpoints", job).stdout == "no checkpoint yet\n"
     assert muster(head, "logs", job).stdout == "rank-0: hello\nrank-1: there\n"

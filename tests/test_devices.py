@@ -14,6 +14,8 @@ from cluster.allocate import Placement
 from cluster.ascend.place import NoSuchNode
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
+from orchestrator import devices as devices_module
+from orchestrator import world
 from orchestrator.attempt import Unstartable
 from orchestrator.devices import Devices
 from orchestrator.found import Found, of_report
@@ -21,6 +23,8 @@ from orchestrator.journal import Event, Journal
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.states import FailureClass
+from orchestrator.world import World
+from tests.runs import poll
 from tests.simulated import node as simulated_node
 from tests.simulated import report
 from tests.support_core import job
@@ -56,12 +60,14 @@ class Quiet:
 class Bench:
     """Devices of a run whose finds are scripted: the last one stays."""
 
-    def __init__(self, directory: Path, *finds: Found | Exception, overrides: str = "") -> None:
+    def __init__(
+        self, directory: Path, *finds: Found | Exception, overrides: str = "", text: str = TWO
+    ) -> None:
         run = RunDirectory(directory)
         self.recorder = Recorder(Journal(run.events), Quiet())
         self.finds = list(finds)
         self.looks = 0
-        spec = job(*overrides.split(), text=TWO)
+        spec = job(*overrides.split(), text=text)
         self.devices = Devices(spec, self._find, self.recorder, time.sleep)
 
     def _find(self) -> Found:
@@ -207,3 +213,87 @@ def test_hardware_and_rehearsal_do_not_mix(bench: Callable[..., Bench]) -> None:
     one.recorder.ledger.simulated = True
     with pytest.raises(Unstartable, match="began on simulated devices and would go on on hardware"):
         one.ids()
+
+
+FOUR = TWO.replace("ranks: 2}", "ranks: 4}") + "restart: {min_ranks: 1}\n"
+
+
+def ran(bench: Bench, size: int = 4) -> Bench:
+    """As the journal has it after an attempt of `size` processes."""
+    bench.recorder.ledger.attempt = 1
+    bench.recorder.ledger.world = World(4, size)
+    return bench
+
+
+def test_a_first_attempt_is_never_smaller(bench: Callable[..., Bench]) -> None:
+    """It was asked for with all its ranks: it waits, or is refused."""
+    with pytest.raises(Unstartable, match="4"):
+        bench(found(0, 1, 2), text=FOUR).ids()
+
+
+def test_a_job_that_has_run_goes_on_with_the_largest_divisor(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three devices are of no more use to four ranks than two."""
+    monkeypatch.setattr(world, "PATIENCE", 0.0)
+    for there, taken in (((0, 1, 2), [0, 1]), ((3,), [3]), ((0, 1, 2, 3), [0, 1, 2, 3])):
+        one = ran(bench(found(*there), text=FOUR))
+        assert one.ids(recovering=True) == taken
+        one.devices.close()
+
+
+def test_all_devices_are_waited_for_a_moment(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is there again at the second look is not done without."""
+    monkeypatch.setattr(devices_module, "_LOOK_AGAIN", 0.01)
+    one = ran(bench(found(0, 1, 2), found(0, 1, 2, 3), text=FOUR))
+    assert one.ids(recovering=True) == [0, 1, 2, 3]
+    assert one.looks == 2
+
+
+def test_a_job_that_is_small_already_waits_for_nothing(bench: Callable[..., Bench]) -> None:
+    """Its devices were waited for when it became so; `smaller` says that nobody is to wait."""
+    small = ran(bench(found(0, 1, 2), text=FOUR), size=2)
+    assert small.ids(recovering=True) == [0, 1]
+    small.devices.close()
+    one = ran(bench(found(0, 1, 2), text=FOUR))
+    placement = one.devices.allocate(recovering=True, smaller=True).placement
+    assert len(placement.assignments) == 2
+
+
+def test_a_job_that_may_not_shrink_waits(bench: Callable[..., Bench]) -> None:
+    """Without `restart.min_ranks` all ranks are the least."""
+    whole = FOUR.replace("restart: {min_ranks: 1}", "limits: {wait: 0.1s}")
+    with pytest.raises(Unstartable, match="4"):
+        ran(bench(found(0, 1, 2), text=whole), size=2).ids(recovering=True)
+
+
+def test_a_smaller_place_is_not_where_a_larger_world_stays(bench: Callable[..., Bench]) -> None:
+    """What an earlier controller held for two is no place for four."""
+    small = ran(bench(found(0, 1), text=FOUR), size=2)
+    placement = small.devices.allocate(recovering=True).placement
+    small.devices.close()
+    one = ran(bench(found(0, 1, 2, 3), text=FOUR), size=2)
+    one.devices.hold(placement, NODE)
+    assert one.ids(recovering=True) == [0, 1, 2, 3]
+
+
+def test_own_devices_count_when_it_is_asked_whether_all_are_there(
+    bench: Callable[..., Bench],
+) -> None:
+    """Its ranks are on them, and their tools say so; another's process is another matter."""
+    one = ran(bench(found(0, 1), text=FOUR), size=2)
+    own = one.devices.allocate(recovering=True).placement
+    busy = {"d0": "in use by python (pid 7)", "d1": "in use by python (pid 8)"}
+    assert one.devices.could_have_all(found(0, 1, 2, 3, **busy), own)
+    assert not one.devices.could_have_all(found(0, 1, 2, 3, d3="in use", **busy), own)
+    assert not one.devices.could_have_all(found(0, 1, 2, **busy), own)
+
+
+def test_a_glance_waits_for_nobody(bench: Callable[..., Bench]) -> None:
+    """The first call begins to look, a later one has the answer; a tool that fails is no device."""
+    one = ran(bench(found(0, 1), NoSuchNode("gone"), text=FOUR), size=2)
+    poll(lambda: one.devices.glance() is not None, what="an answer")
+    seen = poll(one.devices.glance, what="another")
+    assert seen.missing == "gone" and seen.devices == ()

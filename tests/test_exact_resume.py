@@ -32,6 +32,15 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def calm(job_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The run that nothing happens to; it compiles the graphs for those that follow."""
+    job = Job(job_file, tmp_path_factory.mktemp("calm") / "run")
+    done = job.run()
+    assert done.code == 0, done.text
+    return job
+
+
 def final_state(job: Job, steps: int = STEPS) -> dict[str, Any]:
     """Digest of every saved file after the last step, and the evaluation's figures."""
     manifest = job.run_dir / "checkpoints" / f"step-{steps:08d}" / "MANIFEST.json"
@@ -44,13 +53,12 @@ def final_state(job: Job, steps: int = STEPS) -> dict[str, Any]:
     }
 
 
-def test_a_killed_and_resumed_run_ends_bit_identical(job_file: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_ends_bit_identical(
+    job_file: Path, calm: Job, tmp_path: Path
+) -> None:
     """Parameters, momentum, every rank's statistics, and the evaluation, compared as bytes."""
     step = random.SystemRandom().randrange(1, STEPS - 5)  # well before the end
     rank = random.SystemRandom().randrange(2)
-    calm = Job(job_file, tmp_path / "calm")
-    done = calm.run()
-    assert done.code == 0, done.text
     broken = Job(job_file, tmp_path / "broken")
     done = broken.run("--drill", f"kill-rank:{rank}@step:{step}")
     told = f"kill-rank:{rank}@step:{step}\n{done.text}"
@@ -61,6 +69,28 @@ def test_a_killed_and_resumed_run_ends_bit_identical(job_file: Path, tmp_path: P
     verified = muster("checkpoints", broken.run_dir, "verify", "--json")
     assert verified.code == 0
     assert "coco eval result" in done.out
+
+
+def test_a_run_resumed_from_a_snapshot_ends_bit_identical(
+    job_file: Path, calm: Job, tmp_path: Path
+) -> None:
+    """Killed between two checkpoints, it has lost no more than the steps since the snapshot."""
+    every = 3
+    step = random.SystemRandom().randrange(every + 1, STEPS - 4)
+    rank = random.SystemRandom().randrange(2)
+    job = Job(job_file, tmp_path / "snapped")
+    settings = ("checkpoint.every_steps=1000", f"checkpoint.snapshot_every_steps={every}")
+    done = job.run(
+        *(part for setting in settings for part in ("--set", setting)),
+        "--drill", f"kill-rank:{rank}@step:{step}",
+    )  # fmt: skip
+    told = f"kill-rank:{rank}@step:{step}\n{done.text}"
+    assert done.code == 0, told
+    _, resumed = [event["data"] for event in job.events() if event["kind"] == "attempt"]
+    assert resumed["resumed_from"].startswith("/dev/shm/"), told
+    [incident] = job.incidents()
+    assert incident["steps_lost"] <= every, told
+    assert final_state(job) == final_state(calm), told
 
 
 def test_a_missing_data_directory_is_the_users_mistake(job_file: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from orchestrator.service.head import Head
 from orchestrator.states import JobState
 from orchestrator.store import Store
 from orchestrator.store.values import JobRecord
+from tests.runs import poll
 from tests.services import worker_file
 
 
@@ -42,3 +43,17 @@ def test_an_order_that_comes_before_the_start_wins(
     assert head.job(seen.job).state is state
     assert state in (JobState.CANCELLED, JobState.HELD)
     assert not (tmp_path / "runs" / seen.job).exists()
+
+
+def test_who_waits_for_a_job_hears_that_its_wait_is_over(head: Head, tmp_path: Path) -> None:
+    """The end by `limits.wait` is told like any other."""
+    told: list[tuple[str, int]] = []
+    more = {"resources": {"device": "gpu", "ranks": 2}, "limits": {"wait": "1s"}}
+    file = worker_file(tmp_path, **more)
+    seen = head.submit(load(file), file.read_bytes(), user="ann").result()
+    head.news.subscribe(lambda job, sequence: told.append((job, sequence)))
+    head.begin()
+    poll(lambda: head.job(seen.job).state is JobState.FAILED, 30, "the end of its wait")
+    poll(lambda: told, 5, "word of it")
+    assert told == [(seen.job, head.job(seen.job).last_event)]
+    head.close(keep_ranks=False)

@@ -101,6 +101,54 @@ def test_a_step_carries_all_its_figures(path: Path) -> None:
     assert beat.step_seconds == pytest.approx(beat.step_at - beat.first_step_at)
 
 
+def test_a_loss_that_was_not_reported_is_no_bad_loss(path: Path) -> None:
+    """Without one the record has NaN and says that nobody told it."""
+    writer = HeartbeatWriter(path)
+    writer.step(1, None, 1, None)
+    beat = read_heartbeat(path)
+    assert beat is not None and math.isnan(beat.loss)
+    assert not beat.loss_reported and not beat.loss_not_finite
+    writer.step(2, 0.5, 1, None)
+    assert (beat := read_heartbeat(path)) is not None
+    assert beat.loss_reported and not beat.loss_not_finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_bad_loss_stays(path: Path, bad: float) -> None:
+    """Who looks ten times a second must find it, though the next step has a good one again."""
+    writer = HeartbeatWriter(path)
+    writer.step(1, 0.5, 1, None)
+    writer.step(2, bad, 1, None)
+    writer.step(3, 0.5, 1, None)
+    writer.step(4, None, 1, None)
+    beat = read_heartbeat(path)
+    assert beat is not None and beat.step == 4
+    assert beat.loss_not_finite
+
+
+def test_data_wait_and_digest_are_in_the_record(path: Path) -> None:
+    """A record has neither until they are told; 64 bits of digest arrive as they are."""
+    writer = HeartbeatWriter(path)
+    writer.step(1, 0.5, 1, None)
+    beat = read_heartbeat(path)
+    assert beat is not None and math.isnan(beat.data_wait) and beat.digest_step == -1
+    writer.step(2, 0.5, 1, None, data_wait=0.125)
+    writer.digest(2, (1 << 64) - 1)
+    writer.phase("checkpoint")
+    beat = read_heartbeat(path)
+    assert beat is not None
+    assert (beat.data_wait, beat.digest, beat.digest_step) == (0.125, (1 << 64) - 1, 2)
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 64])
+def test_a_digest_beyond_64_bits_is_refused(path: Path, value: int) -> None:
+    """And the record is as it was."""
+    writer = HeartbeatWriter(path)
+    with pytest.raises(ValueError, match="64 bits"):
+        writer.digest(3, value)
+    assert (beat := read_heartbeat(path)) is not None and beat.digest_step == -1
+
+
 def test_the_first_entry_of_a_phase_is_kept(path: Path) -> None:
     """Phases alternate; the time of the first entry stays, that of the last is phase_at."""
     writer = HeartbeatWriter(path)
@@ -144,7 +192,8 @@ def test_marking_needs_no_record(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(1.5, 0.0, 1, None), (5, "low", 1, None), (5, 0.0, 1.5, None)]
+    "arguments",
+    [(1.5, 0.0, 1, None), (5, "low", 1, None), (5, 0.0, 1.5, None), (5, 0.0, 1, None, "x")],
 )
 def test_a_wrong_argument_does_not_spoil_the_record(path: Path, arguments: tuple) -> None:
     """After a call that raised, the record can still be read, and later steps arrive."""

@@ -103,6 +103,10 @@ WRONG = [
     ("restart: {rules: [{class: oom}]}", 5, "restart.rules[0].class", "without log and exit_code"),
     ("restart: {backoff: {first: 5m}}", 5, "restart.backoff.first", "max is 60 s by default"),
     ("restart: {backoff: {max: 500ms}}", 5, "restart.backoff.max", "max not below first"),
+    ("restart: {backoff: {jitter: 1.5}}", 5, "restart.backoff.jitter", "number 0..1"),
+    ("restart: {fallback: {}}", 5, "restart.fallback.args", "it is required"),
+    ("restart: {fallback: {args: {}, lr: 1}}", 5, "restart.fallback.lr", "an unknown key"),
+    ("restart: {fallback: {args: {--lr: 1}}}", 5, "restart.fallback.args.--lr", "without dashes"),
     ("restart: {min_ranks: 3}", 5, "restart.min_ranks", "a divisor of resources.ranks (8): 8, 4"),
     ("restart: {min_ranks: 16}", 5, "restart.min_ranks", "a divisor of resources.ranks"),
     # notify and then

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.journal import Event
 from orchestrator.ledger import Ledger, fold
 from orchestrator.states import FailureClass, JobState
+from orchestrator.world import World
 
 Line = tuple[float, str, dict[str, Any]]
 
@@ -225,3 +228,136 @@ def test_unknown_events_only_move_the_state() -> None:
     """An event of a later release is taken for what it says of the state."""
     ledger = story((0, "novelty", {"state": JobState.HELD, "reason": "because", "x": 1}))
     assert (ledger.state, ledger.reason) == (JobState.HELD, "because")
+
+
+def signed(begin: float, last: int, signature: str | None, **data: Any) -> tuple[Line, ...]:
+    """An attempt that failed at a step with a signature."""
+    lines = list(attempt(begin, 0, last))
+    lines[2][2].update(signature=signature, step=last, step_blur=data.pop("blur", 0))
+    lines[3][2].update(data)
+    return tuple(lines)
+
+
+def test_the_same_failure_at_the_same_step_is_counted() -> None:
+    """By signature and step, whatever came between; what has no signature never repeats."""
+    assert story(*signed(0, 7, "s")).history.repeats == 1
+    twice = (*signed(0, 7, "s"), *signed(9, 5, None), *signed(20, 7, "s"))
+    assert story(*twice).history.repeats == 2
+    assert story(*signed(0, 7, "s"), *signed(9, 8, "s")).history.repeats == 1
+    assert story(*signed(0, 7, "s"), *signed(9, 7, "t")).history.repeats == 1
+    assert story(*signed(0, 7, None), *signed(9, 7, None)).history.repeats == 1
+
+
+def test_what_is_only_seen_from_outside_may_be_off_by_some_steps() -> None:
+    """A loss that is no number is noticed at the next look; the width is on record."""
+    assert story(*signed(0, 31, "s", blur=3), *signed(9, 34, "s", blur=3)).history.repeats == 2
+    assert story(*signed(0, 31, "s", blur=3), *signed(9, 35, "s", blur=3)).history.repeats == 1
+
+
+def test_a_fall_back_is_remembered_until_a_person_comes() -> None:
+    """It is used once, gives the count of attempts without gain anew, and is forgiven."""
+    fallback = {"decision": {"action": "restart", "fallback": True}}
+    told = (*signed(0, 7, "s"), *signed(9, 7, "s", **fallback))
+    ledger = story(*told)
+    assert ledger.history.fallback_used and ledger.history.attempts_without_gain == 0
+    assert story(*told, *signed(20, 7, "s")).history.repeats == 3
+    forgiven = story(*told, controller(30, 2, forgive=True))
+    assert not forgiven.fallback and forgiven.signed == []
+
+
+def test_a_journal_of_an_earlier_release_has_neither() -> None:
+    """Its failures have no signature and its decisions no row."""
+    ledger = story(*attempt(0, 0, 5))
+    assert (ledger.signed, ledger.fallback, ledger.decided) == ([], False, {})
+
+
+def test_what_was_trained_gives_a_class_its_budget_back() -> None:
+    """All of its charges, once enough training counted since the last of them."""
+    ledger = story(*attempt(0, 0, 10), *attempt(20, 10, 19), start(40, 19))
+    assert ledger.given_back(FailureClass.PROCESS, 9.0) == 0
+    whole = story(*attempt(0, 0, 10), *attempt(20, 10, 11), start(40, 11), end(60, 21, steps=10, seconds=10.0))  # fmt: skip # noqa: E501
+    assert whole.given_back(FailureClass.PROCESS, 10.0) == 2
+    assert whole.given_back(FailureClass.PROCESS, 10.5) == 0
+    assert whole.given_back(FailureClass.PROCESS, None) == 0
+    assert whole.given_back(FailureClass.HANG, 1.0) == 0
+
+
+def test_lost_training_and_waiting_give_nothing_back() -> None:
+    """Steps that are lost again and again are no health; the clock on the wall is not asked."""
+    hung = (*attempt(0, 0, 10, "hang"), *attempt(1e6, 0, 10, "node"), *attempt(2e6, 0, 10, "node"))
+    assert story(*hung, start(3e6, 0)).given_back(FailureClass.HANG, 1.0) == 0
+    assert story(*hung, start(3e6, 4)).given_back(FailureClass.HANG, 4.0) == 1
+
+
+attempts = st.lists(
+    st.tuples(
+        st.integers(0, 6),  # how many steps of what was reached are lost
+        st.integers(0, 12),  # how many are trained
+        st.sampled_from([FailureClass.PROCESS, FailureClass.HANG, FailureClass.NODE]),
+        st.booleans(),  # free
+        st.integers(0, 1000),  # seconds of waiting
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(attempts, st.one_of(st.none(), st.integers(1, 20)))
+def test_budgets_replenish_by_the_journal_alone(
+    told: list[tuple[int, int, FailureClass, bool, int]], after: int | None
+) -> None:
+    """A replay, whole or from any prefix, charges as the run did, and as a simple model does."""
+    events: list[Event] = []
+    live = Ledger()
+    model: dict[FailureClass, tuple[int, int]] = {}  # charges, and step at the last of them
+
+    def add(number: int, line: Line) -> None:
+        data = dict(line[2])
+        state = data.pop("state", None)
+        events.append(Event(line[0], line[1], number, state, data.pop("reason", ""), data))
+        live.apply(events[-1])
+
+    step, clock = 0, 0.0
+    for number, (lost, trained, failed, free, waits) in enumerate(told, 1):
+        resumed = max(0, step - lost)
+        model = {f: (used, min(at, resumed)) for f, (used, at) in model.items()}
+        add(number, start(clock, resumed))
+        step = resumed + trained
+        add(number, end(clock + trained, step, steps=trained, seconds=float(trained)))
+        line = failure(clock + trained, failed.value, free=free)
+        given = 0 if free else live.given_back(failed, after)
+        add(number, (*line[:2], {**line[2], "replenished": given}))
+        charges, at = model.get(failed, (0, 0))
+        if not free:
+            # A step takes a second, so the step reached is the training that counted.
+            charges = 0 if after is not None and step - at >= after else charges
+            model[failed] = (charges + 1, step)
+        clock += trained + waits
+        assert live.charged == {f: used for f, (used, _) in model.items()}
+        assert fold(events) == live
+        assert all(used > 0 for used in live.charged.values())
+
+
+def test_a_world_is_told_by_the_attempt() -> None:
+    """Its size, or nothing by a journal that was written before there were several."""
+    old = (1.0, "attempt", {"resumed_step": 4, "sources": "s", "resumed_from": "/c", "digest": "d",
+                            "world_size": 8})  # fmt: skip
+    ledger = story(old)
+    assert ledger.world is None
+    assert ledger.chosen is not None and ledger.chosen["world_size"] == 8
+    small = {"ranks": 4, "world_size": 8, "checkpoint_world_size": 8}
+    ledger = story(old, (2.0, "attempt", {**old[2], **small}))
+    assert ledger.world == World(8, 4)
+    assert ledger.chosen is not None and ledger.chosen["world_size"] == 8
+
+
+def test_growing_is_counted_and_charged_to_nothing() -> None:
+    """The attempt that was ended for it is known, as is how often that was done."""
+    ledger = story(
+        start(0.0),
+        (1.0, "growing", {"state": JobState.STOPPING}),
+        (2.0, "next", {"state": JobState.RECOVERING}),
+    )
+    assert (ledger.growing, ledger.growths) == (1, 1)
+    assert ledger.charged == {} and ledger.restarts == {} and ledger.incidents == []
+    assert ledger.history.failures_in_a_row == 0

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.health import Sign
+from orchestrator.ladder import jittered
 from orchestrator.policy import (
+    POLICY,
     RULES,
+    Action,
+    Decision,
     Evidence,
     Finding,
     History,
@@ -96,6 +100,8 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
         FailureClass.PREEMPTION,
     ),
     ("asked to be retried (75)", exited(75), FailureClass.PROCESS),
+    ("the reported loss is not a number", Evidence(Sign.NUMERIC), FailureClass.NUMERIC),
+    ("parameters of ranks differ", Evidence(Sign.DIVERGED), FailureClass.NUMERIC),
     ("no step for too long", Evidence(Sign.HANG), FailureClass.HANG),
     ("the node's supervisor died", Evidence(Sign.SUPERVISOR), FailureClass.NODE),
     (
@@ -118,6 +124,11 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
     ("out of memory", raised("MemoryError"), FailureClass.OOM),
     ("out of memory", raised("RuntimeError", "std::bad_alloc"), FailureClass.OOM),
     (
+        "out of memory",
+        Evidence(Sign.EXIT, signal=6, log="what(): std::bad_alloc"),
+        FailureClass.OOM,
+    ),
+    (
         "ranks did not find each other",
         raised("RuntimeError", "Failed to register the compute graph node to the cluster"),
         FailureClass.RENDEZVOUS,
@@ -126,6 +137,11 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
         "exception before the job's first step",
         raised("ValueError", "no such option", before_first_step=True),
         FailureClass.USER,
+    ),
+    (
+        "terminated from outside (SIGTERM)",
+        Evidence(Sign.EXIT, signal=15, before_first_step=True),
+        FailureClass.PREEMPTION,
     ),
     ("killed by a signal", Evidence(Sign.EXIT, signal=9), FailureClass.PROCESS),
     (
@@ -148,14 +164,17 @@ def test_rules(rule: str, evidence: Evidence, failure: FailureClass) -> None:
 
 def test_every_rule_can_be_met() -> None:
     """No line of the table is dead: each has an evidence above for which it is the first."""
-    assert {rule.name for rule in RULES} <= {name for name, _, _ in EVIDENCE}
+    own = {rule.name for rule in RULES if not rule.name.startswith("log: ")}  # test_log_patterns
+    assert own <= {name for name, _, _ in EVIDENCE}
+    assert all(rule.source for rule in RULES)
     names = [rule.name for rule in RULES]
     assert len(names) == len(set(names))
 
 
 def test_only_what_is_not_the_jobs_doing_is_free() -> None:
-    """A lost port and a stop of ours cost no budget; nothing else is free."""
+    """A lost port, a stop of ours and one by an outsider cost no budget; nothing else is free."""
     assert {rule.name for rule in RULES if rule.free} == {
+        "terminated from outside (SIGTERM)",
         "the rendezvous port was taken",
         "asked to be retried after we stopped it (75)",
     }
@@ -314,6 +333,77 @@ def test_no_restart_beyond_a_budget(
         assert without_gain < no_progress
     assert decision.budget_left is None or decision.budget_left >= 0
     assert decision.reason
+
+
+PROCESS = Finding(FailureClass.PROCESS, "r")
+WITH_FALLBACK = replace(RESTART, fallback=(("lr", "0.1"),))
+SMALL = replace(RESTART, min_ranks=2)
+
+CASES: list[tuple[str, Decision]] = [
+    ("a user's mistake", decide(Finding(FailureClass.USER, "r"), History({}), RESTART)),
+    ("deterministic, with a fall-back", decide(PROCESS, History({}, repeats=2), WITH_FALLBACK)),
+    (
+        "deterministic",
+        decide(PROCESS, History({}, repeats=3, fallback_used=True), WITH_FALLBACK),
+    ),
+    ("deterministic", decide(PROCESS, History({}, repeats=2), RESTART)),
+    ("budget used up", decide(PROCESS, after(FailureClass.PROCESS, 4), RESTART)),
+    ("no progress", decide(PROCESS, History({}, attempts_without_gain=3), RESTART)),
+    ("no end", decide(PROCESS, History({}, failures_in_a_row=21), RESTART)),
+    ("devices are lacking", decide(PROCESS, History({}), SMALL, ranks=8, whole=False)),
+    ("the device is to blame", decide(Finding(FailureClass.DEVICE, "r"), History({}), RESTART)),
+    ("otherwise", decide(PROCESS, History({}), RESTART)),
+    ("otherwise", decide(PROCESS, History({}), RESTART, ranks=8, whole=False)),
+]
+
+
+@pytest.mark.parametrize(("name", "decision"), CASES)
+def test_rows_of_the_policy(name: str, decision: Decision) -> None:
+    """Each case is decided by its row, with the row's action and a reason."""
+    row = next(row for row in POLICY if row.name == name)
+    assert (decision.row, decision.action) == (name, row.action)
+    assert decision.fallback is row.fallback
+    assert decision.retry is (row.action is not Action.STOP)
+    assert decision.reason and row.when
+
+
+def test_every_row_and_action_can_be_met() -> None:
+    """No row is dead, and each rung of the ladder has one."""
+    assert [row.name for row in POLICY] == list(dict.fromkeys(name for name, _ in CASES))
+    assert {row.action for row in POLICY} == set(Action)
+
+
+def test_a_repeated_failure_goes_before_its_budget() -> None:
+    """A fall-back is one restart more than class numeric has, and the end says what it was."""
+    numeric = Finding(FailureClass.NUMERIC, "r")
+    spent = History({FailureClass.NUMERIC: 2}, repeats=2)
+    assert decide(numeric, spent, WITH_FALLBACK).fallback
+    assert "restart.fallback" in decide(numeric, spent, RESTART).reason
+
+
+def test_a_smaller_world_is_allowed_by_the_job_alone() -> None:
+    """`may_shrink` goes with every restart of a job whose min_ranks is below its ranks."""
+    assert decide(PROCESS, History({}), SMALL, ranks=8).may_shrink
+    assert not decide(PROCESS, History({}), RESTART, ranks=8).may_shrink
+    assert not decide(PROCESS, after(FailureClass.PROCESS, 4), SMALL, ranks=8).may_shrink
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 1e6), st.floats(0, 1), st.text(max_size=30))
+def test_jitter_shortens_and_is_the_same_again(delay: float, jitter: float, seed: str) -> None:
+    """Within its part of the wait, and a function of its seed alone."""
+    wait = jittered(delay, jitter, seed)
+    assert delay * (1 - jitter) * (1 - 1e-12) <= wait <= delay
+    assert wait == jittered(delay, jitter, seed)
+
+
+def test_jobs_that_fail_together_come_back_apart() -> None:
+    """Ten runs draw ten waits; without jitter they are equal."""
+    history = History({}, failures_in_a_row=6)
+    apart = {decide(PROCESS, replace(history, seed=f"r{n}/1"), RESTART).delay for n in range(10)}
+    assert len(apart) == 10 and all(14.4 <= wait <= 16 for wait in apart)
+    still = replace(RESTART, backoff=replace(LAW, jitter=0.0))
+    assert decide(PROCESS, history, still).delay == 16.0
 
 
 def test_exits_in_words() -> None:

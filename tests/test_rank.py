@@ -74,6 +74,7 @@ def test_outside_muster_every_call_does_nothing(
     rank.phase("train")
     rank.phase("a phase that there is not")
     rank.step(1, loss=0.5, images=8, total=10)
+    rank.digest(1, 7)
     rank.checkpoint("/nowhere", 1)
     rank.resumed(step=1, digest="d")
     rank.report("evaluation", "text")
@@ -97,7 +98,8 @@ STEPS = """
 from orchestrator.rank import Rank
 rank = Rank.from_env()
 rank.phase("train")
-rank.step(41, loss=0.5, images=4, total=50)
+rank.step(41, loss=0.5, images=4, total=50, data_wait=0.25)
+rank.digest(41, 7)
 rank.checkpoint(".", 41)
 rank.done()
 """
@@ -111,6 +113,7 @@ def test_a_script_reports_its_steps(tmp_path: Path, files: AttemptDirectory) -> 
     assert beat is not None
     assert (beat.phase, beat.step, beat.steps_total, beat.images) == ("train", 41, 50, 4)
     assert (beat.checkpoint_step, beat.done, beat.failed) == (41, True, False)
+    assert (beat.data_wait, beat.digest, beat.digest_step) == (0.25, 7, 41)
     assert not files.error(3).exists()
 
 

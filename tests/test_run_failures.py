@@ -74,7 +74,7 @@ def test_a_failure_that_gains_no_step_ends_the_run(tmp_path: Path) -> None:
     """The same step again and again stops by `no_progress`, and the reason names the knob."""
     job, code, text = run_failing(
         tmp_path,
-        "raise@7",
+        "exit-75@7",
         args={"always": True},
         restart={"no_progress": 2, "backoff": {"first": 0.1}, "budgets": {"process": 9}},
     )
@@ -82,6 +82,34 @@ def test_a_failure_that_gains_no_step_ends_the_run(tmp_path: Path) -> None:
     assert "restart.no_progress" in text
     assert job.kinds().count("attempt") == 3
     assert job.status()["state"] == "FAILED"
+
+
+def test_what_raises_at_the_same_step_twice_is_deterministic(tmp_path: Path) -> None:
+    """The second time ends the run, with the signature and the command that resumes it."""
+    job, code, text = run_failing(
+        tmp_path, "raise@7", args={"always": True}, restart={"backoff": {"first": 0.1}}
+    )
+    assert code == 1
+    assert "it is deterministic" in text and f"muster resume {job.run_dir}" in text
+    first, second = job.incidents()
+    assert first["signature"] == second["signature"]
+    assert second["signature"].endswith("ValueError: told to fail at step <n>")
+    assert (first["step"], second["step"], second["policy"]) == (7, 7, "deterministic")
+    assert job.kinds().count("attempt") == 2
+
+
+def test_a_fall_back_is_taken_once(tmp_path: Path) -> None:
+    """After the second time the ranks get the arguments of `restart.fallback`, and go on."""
+    job, code, text = run_failing(
+        tmp_path,
+        "raise@7",
+        args={"always": True},
+        restart={"backoff": {"first": 0.1}, "fallback": {"args": {"fail": "raise@-1"}}},
+    )
+    assert code == 0, text
+    told = [e["data"]["fallback"] for e in job.events() if e["kind"] == "attempt"]
+    assert told == [None, None, {"fail": "raise@-1"}]
+    assert "counted to 20" in text
 
 
 def test_a_hung_rank_is_found_by_its_phase(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from orchestrator import processes
 from orchestrator.job_ray import JobRay, NodeError
 from orchestrator.link import Message
 from orchestrator.service.mailbox import Mailbox
-from orchestrator.service.shared_ray import SharedRay, pause
+from orchestrator.service.shared_ray import SharedRay, clear_left, pause
 from tests.runs import poll
 
 pytestmark = [
@@ -363,3 +363,21 @@ def test_a_mailbox_is_readable_while_it_holds_something() -> None:
     box.close()
     box.put(3)
     assert box.take() == ()
+
+
+def test_what_a_killed_keeper_has_left_is_taken_away() -> None:
+    """Processes and directory of a Ray of this home; another home's are left alone."""
+    others = [tempfile.mkdtemp(prefix=f"muster-ray-{name}-") for name in ("test01", "test02")]
+    wait = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left, innocent = (subprocess.Popen([*wait, f"--session-dir={one}/s"]) for one in others)
+    try:
+        poll(lambda: processes.mentioning(others[0]), 10, "its start")
+        clear_left("muster-ray-test01-")
+        assert left.wait(10) == -signal.SIGKILL
+        assert innocent.poll() is None
+        assert [Path(one).exists() for one in others] == [False, True]
+    finally:
+        for process in (left, innocent):
+            process.kill()
+            process.wait()
+        os.rmdir(others[1])

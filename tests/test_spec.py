@@ -54,10 +54,11 @@ health: {heartbeat_timeout: 90, straggler: 1.5, phase_timeouts: {init: 1h30m, lo
 restart:
   budgets: {process: unlimited, oom: 0}
   replenish_after: 6h
-  backoff: {first: 500ms, factor: 1.5, max: 2m}
+  backoff: {first: 500ms, factor: 1.5, max: 2m, jitter: 0.5}
   no_progress: 5
   rules: [{log: 'EI\\d+', class: node}, {exit_code: 137, class: oom}]
   min_ranks: 2
+  fallback: {args: {lr: 1e-4, amp: false}}
 queue: {name: night, priority: 70}
 limits: {wait: 1d, run: 48h}
 then: {module: model.evaluate, args: {testing_shape: 416}}
@@ -169,6 +170,8 @@ def test_full_job_is_read() -> None:
     assert job.restart.budgets[FailureClass.PROCESS] is None
     assert job.restart.budgets[FailureClass.HANG] == DEFAULT_BUDGETS[FailureClass.HANG]
     assert job.restart.backoff.first == 0.5
+    assert job.restart.backoff.jitter == 0.5
+    assert job.restart.fallback == (("lr", "1e-4"), ("amp", "false"))
     assert [rule.failure for rule in job.restart.rules] == [FailureClass.NODE, FailureClass.OOM]
     assert job.limits.wait == 86_400
     assert job.then is not None

@@ -93,6 +93,7 @@ def operations(desk: Desk) -> tuple[Operation, ...]:
         Operation(
             "job_incidents", read, f"GET {one}/incidents", watch.incidents, answers.Incidents
         ),
+        Operation("explain", read, f"GET {one}/explain", watch.explain, answers.Explained),
         Operation(
             "incidents", read, "GET /v1/incidents", watch.all_incidents, answers.AllIncidents
         ),

@@ -200,6 +200,16 @@ class AllIncidents(Incidents):
     before: int | None
 
 
+class Explained(_Document):
+    """`muster explain --json`, every incident included."""
+
+    job: str
+    state: JobState
+    goodput: float | None
+    budgets: list[dict[str, Any]]
+    explanations: list[dict[str, Any]]
+
+
 class CheckpointRow(_Answer):
     """A checkpoint; verified only when that was asked for."""
 
@@ -208,11 +218,20 @@ class CheckpointRow(_Answer):
     best: bool
 
 
+class SnapshotRow(_Answer):
+    """A snapshot in tmpfs that is whole; it is gone when the job has ended."""
+
+    step: int
+    path: str
+    attempt: int
+
+
 class Checkpoints(_Document):
     """`muster checkpoints --json`."""
 
     checkpoints: list[CheckpointRow]
     quarantined: list[str]
+    snapshots: list[SnapshotRow]
 
 
 class Drilled(_Answer):

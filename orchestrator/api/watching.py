@@ -11,13 +11,15 @@ from typing import Annotated, Any
 from fastapi import Header, Query
 from starlette.requests import Request
 
-from orchestrator import checkpoint_list
+from orchestrator import checkpoint_list, explain
 from orchestrator.api import rows
 from orchestrator.api.desk import Desk
 from orchestrator.api.encoding import Json, encoded
 from orchestrator.api.gate import gone
 from orchestrator.api.streams import Stream
 from orchestrator.api.watchers import set_within
+from orchestrator.layout import read_json
+from orchestrator.service.store_log import all_events
 from orchestrator.store.values import JobRecord, Page, Told
 
 SCHEMA = rows.SCHEMA
@@ -139,6 +141,25 @@ class Watching:
             found = self._desk.head.store.all_incidents(Page(limit, before))
             told = [rows.incident(one.job, one.incident) for one in found]
             return _incidents(told, before=found[-1].number if len(found) == limit else None)
+
+        return await self._desk.read(read)
+
+    async def explain(self, job: str) -> Json:
+        """Why a job did what it did after each of its failures."""
+
+        def read() -> Json:
+            head = self._desk.head
+            directory, status = head.directory(job), head.status(job)
+            return Json(
+                explain.document(
+                    list(all_events(head.store, job)),
+                    read_json(directory.spec),
+                    job=job,
+                    run_dir=str(directory.root),
+                    observed_at=time.time(),
+                    goodput=status.get("goodput"),
+                )
+            )
 
         return await self._desk.read(read)
 

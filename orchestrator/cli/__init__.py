@@ -13,6 +13,7 @@ EXIT_USAGE = 2
 EXIT_NOT_FOUND = 3
 EXIT_UNREACHABLE = 4
 EXIT_NOT_ALLOWED = 5
+EXIT_PREEMPTED = 75
 
 _SECTIONS = {
     "On this machine": {
@@ -37,6 +38,8 @@ _SECTIONS = {
         "logs": ("read", "Print what the ranks wrote."),
         "events": ("read", "List what happened and what was decided."),
         "incidents": ("read", "List failures: cause, cost, and the way back."),
+        "explain": ("explain", "Say why it did what it did after a failure."),
+        "report": ("explain", "Write an account of it as one HTML page."),
         "checkpoints": ("read", "List its checkpoints, or verify them."),
         "resume": ("run", "Continue from its newest checkpoint that verifies."),
         "drill": ("drill", "Break it on purpose while it runs."),
@@ -49,11 +52,6 @@ _SECTIONS = {
 
 _COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
-_LATER = {
-    "explain": "the full account of decisions; `incidents` and `events` have the facts today",
-}
-"""Commands that are planned and not built: they say so instead of being unknown."""
-
 
 class _LazyGroup(click.Group):
     """A group whose help needs no command's module."""
@@ -62,8 +60,6 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _LATER:
-            return _later(cmd_name)
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"orchestrator.cli.{_COMMANDS[cmd_name][0]}")
@@ -74,22 +70,6 @@ class _LazyGroup(click.Group):
         for title, commands in _SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, line) for name, (_, line) in commands.items()])
-        with formatter.section("Later"):
-            formatter.write_text(", ".join(_LATER))
-
-
-def _later(name: str) -> click.Command:
-    @click.command(
-        name,
-        hidden=True,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-        add_help_option=False,
-    )
-    def refuse() -> None:
-        click.echo(f"muster {name} is not built yet: it comes with {_LATER[name]}.", err=True)
-        raise SystemExit(EXIT_USAGE)
-
-    return refuse
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -82,6 +82,23 @@ class RunOnDisk:
 
         return fold(read_events(self._directory.events)).incidents
 
+    def explain(self) -> dict[str, Any]:
+        """The document of `explain --json`, every incident included."""
+        from orchestrator.explain import document
+        from orchestrator.journal import read_events
+        from orchestrator.layout import read_json
+        from orchestrator.status import goodput, view_from_disk
+
+        view = view_from_disk(self._directory)
+        return document(
+            read_events(self._directory.events),
+            read_json(self._directory.spec),
+            job=view.job,
+            run_dir=str(self._directory.root),
+            observed_at=view.observed_at,
+            goodput=goodput(view),
+        )
+
     def checkpoints(self, *, verify: bool) -> dict[str, Any]:
         """Checkpoints and what was quarantined; with `verify` every byte of them is read."""
         from orchestrator.checkpoint_list import document

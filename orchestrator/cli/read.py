@@ -98,13 +98,17 @@ def incidents(job: str | None, as_json: bool) -> None:
 
     Without JOB those of all submitted jobs, the newest first.
     """
-    found = controller().incidents() if job is None else the_named(job).incidents()
+    named = None if job is None else the_named(job)
+    found = controller().incidents() if named is None else named.incidents()
+    worth = {} if named is None else {"goodput": named.status()["goodput"]}
     if as_json:
-        print_json({"schema": 1, "observed_at": time.time(), "incidents": found})
+        print_json({"schema": 1, "observed_at": time.time(), "incidents": found, **worth})
         return
-    from orchestrator.panel import print_incidents
+    from orchestrator.panel import print_incidents, print_worth
 
-    print_incidents(found, of_all=job is None)
+    print_incidents(found, of_all=named is None)
+    if worth and found:
+        print_worth(found, worth["goodput"])
 
 
 @click.command()
@@ -123,6 +127,8 @@ def checkpoints(job: str, action: str, as_json: bool) -> None:
         print_json(document)
     else:
         _show_checkpoints(document["checkpoints"], document["quarantined"])
+        for row in document.get("snapshots", ()):
+            click.echo(f"step {row['step']:>8}  in tmpfs: snapshot {row['path']}")
     if any(row.get("verified") is False for row in document["checkpoints"]):
         sys.exit(EXIT_FAILED)
 

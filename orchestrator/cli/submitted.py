@@ -53,6 +53,10 @@ class SubmittedJob:
         """The failures, oldest first."""
         return self._client.incidents(self._job)
 
+    def explain(self) -> dict[str, Any]:
+        """The document of `explain --json`, every incident included."""
+        return self._client.explain(self._job)
+
     def checkpoints(self, *, verify: bool) -> dict[str, Any]:
         """Checkpoints and what was quarantined; with `verify` every byte of them is read."""
         return self._client.checkpoints(self._job, verify=verify)

@@ -216,6 +216,10 @@ class Client:
             return cast(list[dict[str, Any]], self._get(_path(job, "incidents"))["incidents"])
         return list(self._pages("/v1/incidents", "incidents"))
 
+    def explain(self, job: str) -> dict[str, Any]:
+        """Why the job did what it did after each of its failures."""
+        return self._get(_path(job, "explain"))
+
     def checkpoints(self, job: str, *, verify: bool = False) -> dict[str, Any]:
         """The job's checkpoints; with `verify` every byte of them is read, which takes its time."""
         query = {"verify": "true"} if verify else {}

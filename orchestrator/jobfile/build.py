@@ -83,6 +83,8 @@ def _restart(values: Mapping[str, Any], ranks: int) -> Restart:
         "backoff": Backoff(**values.get("backoff", {})),
         "rules": tuple(_rule(fields) for fields in values.get("rules", ())),
     }
+    if "fallback" in values:
+        composed["fallback"] = tuple(values["fallback"].get("args", {}).items())
     return Restart(**{"min_ranks": ranks, **values, **composed})
 
 

@@ -148,6 +148,7 @@ JOB = Section(
                         "first": Duration(low=0.0),
                         "factor": Number(low=1.0, high=100.0),
                         "max": Duration(low=0.0),
+                        "jitter": Number(low=0.0, high=1.0),
                     }
                 ),
                 "no_progress": Integer(low=1, high=1000),
@@ -164,6 +165,7 @@ JOB = Section(
                     called="a list of rules, such as [{log: 'EI0006', class: node}]",
                 ),
                 "min_ranks": RANKS,
+                "fallback": Section(required=("args",), fields={"args": PROGRAM["args"]}),
             }
         ),
         "queue": Section(
@@ -200,7 +202,7 @@ def _homes(section: Section, path: str) -> dict[str, str]:
         under = f"{path}.{name}" if path else name
         if path:
             homes[name] = under
-        if isinstance(kind, Section) and name != "then":
+        if isinstance(kind, Section) and name not in ("then", "fallback"):
             homes = {**_homes(kind, under), **homes}
     return homes
 

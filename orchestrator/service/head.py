@@ -19,6 +19,7 @@ from orchestrator import orders, status
 from orchestrator.found import Found
 from orchestrator.job_ray import NodeRay
 from orchestrator.jobfile import JobFileError, from_document
+from orchestrator.journal import Event
 from orchestrator.layout import RunDirectory
 from orchestrator.ledger import fold
 from orchestrator.orders import NotTaken, Order, OrderKind, Refused
@@ -224,7 +225,7 @@ class Head:
         name, state = _MOVES[kind]
         reason = f"{_DONE[kind]} by {by}"
         event = happened(name, reason, attempt=record.attempt, state=state)
-        self._record(record, event)
+        self.record(record, event)
 
     def _order_drive(
         self, drive: Drive | None, record: JobRecord, kind: OrderKind, by: str
@@ -232,11 +233,12 @@ class Head:
         """Have its controller obey: this one, or the one that takes it over after a mishap."""
         reason = f"{_DONE[kind]} by {by}"
         event = happened("ordered", reason, attempt=record.attempt, order=kind.value)
-        self._record(record, event)
+        self.record(record, event)
         if drive is not None:
             drive.give(Order(kind, reason))
 
-    def _record(self, record: JobRecord, event: Any) -> None:
+    def record(self, record: JobRecord, event: Event) -> None:
+        """Make a move of a job known that nobody drives. Raises Moved, StoreError."""
         told = self.store.transition(record.job, event, seen=record.state, epoch=self.epoch)
         self.news.tell(record.job, told.sequence)
         copy_line(RunDirectory(Path(record.run_dir)), event)
@@ -296,7 +298,7 @@ class Head:
         if record.state is not JobState.QUEUED:
             log.error("job %s: %s", record.job, reason)
             return
-        self._record(
+        self.record(
             record,
             happened("refused", reason, attempt=record.attempt, state=JobState.FAILED),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from orchestrator.controller import Outcome
+from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
 from orchestrator.queueing import Decisions, Quota, Running, schedule
 from orchestrator.queueing.records import running_of
@@ -20,7 +22,7 @@ from orchestrator.service.line import Line
 from orchestrator.service.stock import Stock
 from orchestrator.states import FailureClass, JobState
 from orchestrator.store import Store
-from orchestrator.store.errors import StoreError
+from orchestrator.store.errors import Moved, StoreError
 from orchestrator.store.values import JobRecord, happened
 
 _PERIOD = 5.0
@@ -54,6 +56,9 @@ class Yard(Protocol):
 
     def drive(self, record: JobRecord, placement: Placement | None) -> None:
         """Start to drive a job."""
+
+    def record(self, record: JobRecord, event: Event) -> None:
+        """Make a move of a job known that nobody drives. Raises Moved, StoreError."""
 
 
 class Queue:
@@ -179,7 +184,7 @@ class Queue:
                 reason = f"makes room for {preemption.needed_by}, which has a higher priority"
                 drives[preemption.job].give(Order(OrderKind.REQUEUE, reason, preempts=True))
         for job in decisions.expired:
-            self._expire(records[job], decisions)
+            self._expire(records[job])
 
     def _free(self, record: JobRecord) -> bool:
         """Whether a waiting job can be thought of now."""
@@ -197,10 +202,12 @@ class Queue:
             if record.state.holds_devices:
                 self._yard.drive(record, None)
 
-    def _expire(self, record: JobRecord, _: Decisions) -> None:
+    def _expire(self, record: JobRecord) -> None:
         reason = f"limits.wait is over: no devices within {record.wait_limit:g} s"
         event = happened("expired", reason, attempt=record.attempt, state=JobState.FAILED)
-        self._store.transition(record.job, event, seen=record.state, epoch=self._epoch)
+        # An order that came since it was looked at goes before.
+        with contextlib.suppress(Moved):
+            self._yard.record(record, event)
 
 
 def _running(drive: Drive, says: tuple[Placement, bool, bool]) -> Running:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator import ownership
+from orchestrator import ownership, snapshot_place
 from orchestrator.layout import RunDirectory, Spool, read_json
 from orchestrator.status import is_driven
 
 
 def clear(runs: Path, held: Callable[[str], bool], mend: Callable[[str], None]) -> None:
     """Take away what is left of jobs that are not `held`; `mend` completes a job's journal."""
+    snapshot_place.remove_stale()
     for directory, run_id, spool in (*_named(runs), *_owned(runs)):
         job = directory.root.name
         if held(job) or is_driven(directory):

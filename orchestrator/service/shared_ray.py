@@ -87,11 +87,8 @@ class SharedRay:
         those of a rehearsal node.
         """
         self._book, self._simulated = Book(dict(resources)), simulated
-        # The controller that left these is dead, or we would not be its successor.
-        for left in Path(tempfile.gettempdir()).glob(f"{self.prefix}*"):
-            for pid in processes.mentioning(str(left)):
-                processes.kill_quietly(pid)  # its keeper was killed before it could
-            remove_tree(str(left))
+        # The controller that left it is dead, or we would not be its successor.
+        clear_left(self.prefix)
         self._tell_state("starting")
         self._thread = threading.Thread(target=self._keep, name="shared Ray", daemon=True)
         self._thread.start()
@@ -350,3 +347,11 @@ class _Seat:
         """Give back what is held for the job; the others' Ray stays."""
         self._shared.order(partial(self._shared.release, self))
         self.mail.close()
+
+
+def clear_left(prefix: str) -> None:
+    """Take away what is left of Rays of this home, whose keeper was killed before it could."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        for pid in processes.mentioning(str(left)):
+            processes.kill_quietly(pid)
+        remove_tree(str(left))

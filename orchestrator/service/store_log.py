@@ -253,6 +253,7 @@ _RECORDS: dict[str, Callable[[Event, Ledger], tuple[Record, ...]]] = {
     "decision": _incident,
     "recovered": _incident,
     "checkpoint": _checkpoint("kept"),
+    "promoted": _checkpoint("kept"),
     "quarantined": _checkpoint("quarantined"),
     "retired": _checkpoint("retired"),
 }

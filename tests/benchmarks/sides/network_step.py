@@ -18,7 +18,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from model.architecture import FULL
+from model.architecture import FULL, Architecture
 from model.arguments import parse
 from model.compile_cache import CompileCache
 from model.loss import DetectionLoss
@@ -32,15 +32,17 @@ BOXES = 7
 LEARNING_RATE = 0.001
 
 
-def random_batch(side: int, batch: int) -> list[np.ndarray]:
+def random_batch(side: int, batch: int, architecture: Architecture = FULL) -> list[np.ndarray]:
     """Images and targets as the training network takes them."""
     rng = np.random.default_rng(1)
     targets = []
     for _ in range(batch):
         low = rng.uniform(0, 0.6 * side, (BOXES, 2))
         high = low + rng.uniform(8, 0.4 * side, (BOXES, 2))
-        classes = rng.integers(0, FULL.num_classes, (BOXES, 1))
-        targets.append(make_targets(np.concatenate([low, high, classes], axis=1), side, FULL))
+        classes = rng.integers(0, architecture.num_classes, (BOXES, 1))
+        targets.append(
+            make_targets(np.concatenate([low, high, classes], axis=1), side, architecture)
+        )
     images = rng.standard_normal((batch, 3, side, side)).astype(np.float32)
     return [images, *stack(targets).arrays()]
 
