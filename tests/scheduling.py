@@ -24,6 +24,7 @@ TRAINING = (
 LONGEST = (
     *(name for name in TRAINING if "::" not in name),
     "test_run_failures.py",
+    "test_run_hangs.py",
     "test_simulated_runs.py",
     "test_run_ends.py",
     "test_step.py",
