@@ -7,9 +7,10 @@ next, so a later file is made of the frame of an earlier one and the tensors as 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,25 +92,50 @@ def mapped(path: Path, size: int) -> np.ndarray:
         os.close(descriptor)
 
 
-def finite(path: Path, frame: Frame, parameters: Mapping[str, Parameter]) -> bool:
-    """Whether every number of a file with this frame is finite: read from the file itself."""
-    if not frame.pieces:
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers in a file that need not be finite: of what type, how many, from which byte on."""
+
+    kind: np.dtype[np.floating]
+    count: int
+    offset: int
+
+
+def numbers(frame: Frame, parameters: Mapping[str, Parameter]) -> list[Numbers]:
+    """Where a file with this frame holds them; the same for every file of a training."""
+    found = []
+    offset = 0
+    for piece in frame.pieces:
+        offset += len(piece.before)
+        kind = _numpy_type(parameters[piece.name])
+        if kind is not None and piece.length:
+            found.append(Numbers(kind, piece.length // kind.itemsize, offset))
+        offset += piece.length
+    return found
+
+
+def finite(path: Path, where: Sequence[Numbers]) -> bool:
+    """Whether all of them are finite: read from the file itself. Raises OSError, ValueError."""
+    if not where:
         return True
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        offset = 0
-        for piece in frame.pieces:
-            offset += len(piece.before)
-            kind = _numpy_type(parameters[piece.name])
-            if kind is not None and piece.length:
-                count = piece.length // kind.itemsize
-                numbers = np.frombuffer(content, kind, count, offset)
-                # A sum has no number that its terms have not, and needs no memory.
-                whole = bool(np.isfinite(np.sum(numbers, dtype=np.float64)))
-                del numbers  # or the map cannot be closed
-                if not whole:
-                    return False
-            offset += piece.length
+    with (
+        np.errstate(invalid="ignore", over="ignore"),
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for one in where:
+            values = np.frombuffer(content, one.kind, one.count, one.offset)
+            # Nothing that is not finite gets lost in a sum, which needs no memory.
+            whole = math.isfinite(np.add.reduce(values, dtype=_wide(one.kind)))
+            del values  # or the map cannot be closed
+            if not whole:
+                return False
     return True
+
+
+def _wide(kind: np.dtype[np.floating]) -> np.dtype[np.floating]:
+    """The type to sum in: a sum of 16-bit numbers leaves their range before it means anything."""
+    return kind if kind.itemsize >= 4 else np.dtype(np.float32)
 
 
 def _numpy_type(parameter: Parameter) -> np.dtype[np.floating] | None:

@@ -30,7 +30,7 @@ from model.checkpoint import (
     statistics_of,
     write_json,
 )
-from model.checkpoint_frame import Frame, finite, mapped
+from model.checkpoint_frame import Frame, Numbers, finite, mapped, numbers
 from model.journal import LOGGER
 from orchestrator.rank import Rank
 
@@ -46,6 +46,7 @@ class Snapshots:
         self._rank = rank
         self._slots: Slots | None = rank.snapshots()
         self._frames: dict[str, Frame] = {}
+        self._numbers: dict[str, list[Numbers]] = {}
         self._files: dict[Path, np.ndarray] = {}
         self._shares: dict[str, dict[str, Parameter]] = {}
         self._sealing: Future[None] | None = None
@@ -132,7 +133,7 @@ class Snapshots:
         """In the thread: vouch for content too, or take the seal back."""
         try:
             for name, share in self._shares.items():
-                if not finite(slot / name, self._frames[name], share):
+                if not finite(slot / name, self._numbers_of(name, share)):
                     slots.withdraw(slot)
                     LOGGER.warning("the snapshot of step %d is not finite: it is none", step)
                     return
@@ -140,6 +141,11 @@ class Snapshots:
         except (OSError, ValueError) as error:
             # The first seal stands: the files are complete, whoever reads them will see.
             LOGGER.warning("the snapshot of step %d has no digests: %s", step, error)
+
+    def _numbers_of(self, name: str, share: Mapping[str, Parameter]) -> list[Numbers]:
+        if name not in self._numbers:
+            self._numbers[name] = numbers(self._frames[name], share)
+        return self._numbers[name]
 
     def _give_up(self, reason: str) -> None:
         self._slots = None

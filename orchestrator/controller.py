@@ -551,12 +551,15 @@ class Controller:
         self._ending.let_leave(way)
         self._ending.stop(way)
         self._ending.record(way)
+        placement = way.gang.plan.placement
+        faults = self._devices.faults(placement)
         decision = self._judge.judge(
             way,
             suspect,
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
-            device_faults=self._devices.faults(way.gang.plan.placement),
+            device_faults=faults,
+            whole=self._devices.whole(placement, faults),
             asked_to_stop=stop_request.asked(self.spool.stop_request(self.ledger.attempt)),
         )
         self._referee.calm()

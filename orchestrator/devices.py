@@ -139,6 +139,18 @@ class Devices:
         slots = self._spec.resources.device.is_slot
         return None if slots else self._worker.submit(self._find)
 
+    def whole(self, placement: Placement, faults: Mapping[int, str]) -> bool:
+        """Whether all ranks could have a device, by the look that `faults` took.
+
+        Devices of the gang that has ended count as free but for those at fault. What nobody can
+        say is not held against it.
+        """
+        found = self._seen[1] if self._seen else None
+        if self._spec.resources.device.is_slot or not found or found.missing or found.silent:
+            return True
+        well = tuple(one for one in placement.assignments if one.rank not in faults)
+        return self.could_have_all(found, replace(placement, assignments=well))
+
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank.
 

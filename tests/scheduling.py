@@ -28,6 +28,7 @@ LONGEST = (
     *(name for name in TRAINING if "::" not in name),
     "test_drill_matrix.py",
     "test_run_failures.py",
+    "test_run_hangs.py",
     "test_simulated_runs.py",
     "test_run_ends.py",
     "test_snapshot_runs.py",

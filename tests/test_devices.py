@@ -255,6 +255,27 @@ def test_faults_are_those_of_the_gangs_devices_now(bench: Callable[..., Bench]) 
     assert one.looks == 2
 
 
+@pytest.mark.parametrize(
+    ("now", "whole"),
+    [
+        (found(0, 1, 2), True),
+        (found(0, 1, d1="alarm"), False),
+        (found(0), False),
+        (found(0, 1, 2, d1="alarm"), True),
+        (replace(found(0, 1, d1="in use by python (pid 7)"), unwell={}), True),
+        (found(silent="npu-smi info: no answer within 5 s"), True),
+        (NoSuchNode("no rehearsal node there"), True),
+    ],
+)
+def test_whether_all_ranks_could_have_a_device_again(
+    bench: Callable[..., Bench], now: Found | Exception, whole: bool
+) -> None:
+    """Without those at fault, and with spare ones; what nobody can say is held against nobody."""
+    one = bench(found(0, 1), now)
+    placement = one.placement()
+    assert one.devices.whole(placement, one.devices.faults(placement)) is whole
+
+
 def test_a_busy_device_is_not_at_fault(bench: Callable[..., Bench]) -> None:
     """What keeps a device from jobs is not always a fault of it."""
     busy = replace(found(0, 1, d1="in use by python (pid 7)"), unwell={})

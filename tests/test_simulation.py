@@ -107,9 +107,9 @@ def twice(real: Callable[..., Any]) -> Callable[..., Any]:
 def one_more(real: Callable[..., Any]) -> Callable[..., Any]:
     """Every budget is one larger than the job says."""
 
-    def decide(finding: Any, past: Any, restart: Any) -> Any:
+    def decide(finding: Any, past: Any, restart: Any, **more_of_it: Any) -> Any:
         more = {k: v if v is None else v + 1 for k, v in restart.budgets.items()}
-        return real(finding, past, replace(restart, budgets=more))
+        return real(finding, past, replace(restart, budgets=more), **more_of_it)
 
     return decide
 
@@ -128,7 +128,7 @@ def started_again(real: Callable[..., Any]) -> Callable[..., Any]:
 def oldest(real: Callable[..., Any]) -> Callable[..., Any]:
     """The oldest checkpoint that is whole is chosen."""
 
-    def newest(self: Any, world_size: int) -> Any:
+    def newest(self: Any, *_: Any, **__: Any) -> Any:
         for one in reversed(self.catalogue()):
             result = checkpoints.verify(one)
             if not isinstance(result, BrokenCheckpoint):

@@ -29,6 +29,9 @@ class Voice:
         """As `Rank.step`."""
         self.steps.append((step, told))
 
+    def snapshots(self) -> None:
+        """None are taken."""
+
     def should_stop(self, step: int) -> bool:
         """Never."""
         return False

@@ -31,8 +31,9 @@ def _signal(*numbers: int) -> Callable[[History], None]:
     def kill(history: History) -> None:
         victim = _victim(history)
         if victim is not None:
-            history.watch.harm("process")
-            victim.end(signal=history.dice.choice(numbers))
+            number = history.dice.choice(numbers)
+            history.watch.harm("preemption" if number == 15 else "process")
+            victim.end(signal=number)
 
     return kill
 
@@ -40,7 +41,7 @@ def _signal(*numbers: int) -> Callable[[History], None]:
 def _exit(history: History) -> None:
     victim = _victim(history)
     if victim is not None:
-        history.watch.harm("process", "user")
+        history.watch.harm("process", "user", "preemption")
         victim.end(code=history.dice.choice([0, 1, 3, 75]))
 
 

@@ -149,6 +149,11 @@ class Supervisor:
                 self._machine.clear_leftovers(self)
             case "start":
                 self._start(message["attempt"], message["plan"], message["spool"])
+            case "examine":
+                # Late, or without a finding: stacks are not what is simulated.
+                told = {"event": "examined", "attempt": message["attempt"], "ranks": []}
+                if self._machine.dice.random() < 0.5:
+                    self._say(told)
             case "stop":
                 self._stop(message["attempt"], message["grace"])
             case "leave":

@@ -185,6 +185,10 @@ class SimulatedNode:
         self._command({"do": "start", "attempt": attempt, "plan": plan, "spool": self._spool})
         self._fate.moment()
 
+    def examine(self, attempt: int, patience: float) -> None:
+        self._fate.moment()
+        self._command({"do": "examine", "attempt": attempt, "patience": patience})
+
     def stop(self, attempt: int, grace: float) -> None:
         self._fate.moment()
         self._command({"do": "stop", "attempt": attempt, "grace": grace})
