@@ -287,6 +287,23 @@ def test_the_kernel_kills_a_rank_whose_memory_is_out(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_groups_of_dead_controllers_are_swept(tmp_path: Path) -> None:
+    """An empty group goes with the next look, whoever made it; one with a process stays."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        group = memory.confine(process.pid)
+        if group is None:
+            pytest.skip("no memory cgroup can be made here")
+        memory.sweep()
+        assert group.path.exists()
+        process.kill()
+        process.wait()
+        until(lambda: memory.sweep() or not group.path.exists(), "the sweep")
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_preemption_asks_and_kills_nobody(tmp_path: Path) -> None:
     """The request lies in the record that all ranks look at; without one it is refused."""
     path = tmp_path / "001.stop"

@@ -61,6 +61,14 @@ def confine(pid: int) -> Group | None:
     return None
 
 
+def sweep() -> None:
+    """Remove groups whose process is gone: of a drill whose own controller was killed."""
+    for parent, _ in _places("self"):
+        for left in parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError):
+                left.rmdir()  # one that has a process stays
+
+
 def killed(pid: int | None) -> bool:
     """Whether the kernel has killed a process in the group that a drill made for it.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from orchestrator import checkpoints, processes
-from orchestrator.drill import injection, verdict
+from orchestrator.drill import injection, memory, verdict
 from orchestrator.drill.faults import Fault, FaultError, due
 from orchestrator.drill.injection import Lasting, Target
 from orchestrator.drill.promise import Moment
@@ -31,6 +31,8 @@ class Referee:
         self._lasting: list[Lasting] = []
         self._next = 0.0
         self._open = bool(recorder.ledger.drills)
+        if self._open:
+            memory.sweep()
 
     def inject(self, faults: list[Fault], target: Callable[[], Target], gang: Gang) -> None:
         """Inject those whose moment has come, and take them off the list."""
