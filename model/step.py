@@ -215,7 +215,10 @@ class TrainStep(nn.Cell):
         """
         loss, shares, norm, gradients = self.gradients(*batch)
         if ops.isfinite(norm):
-            loss = ops.depend(loss, self.update(rate, self._factor(norm), *gradients))
+            loss = ops.depend(
+                loss,
+                self.update(rate, factor_of(norm, self.clip_norm, self.loss_scale), *gradients),
+            )
             loss = self._copied(loss, self.kept, self.statistics)
         else:
             loss = self._copied(loss, self.statistics, self.kept)
@@ -248,12 +251,6 @@ class TrainStep(nn.Cell):
         self, loss: Tensor, targets: Sequence[Parameter], sources: Sequence[Parameter]
     ) -> Tensor:
         return ops.depend(loss, self.map(_copy, targets, sources)) if self.normalises else loss
-
-    def _factor(self, norm: Tensor) -> Tensor:
-        if self.clip_norm > 0:
-            norm = ops.maximum(norm, self.clip_norm)
-            return self.clip_norm / norm / self.loss_scale
-        return ops.ones_like(norm) / self.loss_scale
 
 
 def build_step(
@@ -308,6 +305,14 @@ def square_on(backend: str) -> Callable[[Tensor], Tensor]:
 def norm_of(squares: Tensor) -> Tensor:
     """The length () of what has this sum of squares, of any shape with one element."""
     return ops.sqrt(_RESHAPE(squares, ()))
+
+
+def factor_of(norm: Tensor, clip_norm: float, loss_scale: float) -> Tensor:
+    """What scaled gradients of this norm () are multiplied by: unscaled, shortened if too long."""
+    if clip_norm > 0:
+        norm = ops.maximum(norm, clip_norm)
+        return clip_norm / norm / loss_scale
+    return ops.ones_like(norm) / loss_scale
 
 
 def _flat(gradient: Tensor) -> Tensor:

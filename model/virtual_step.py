@@ -23,7 +23,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from model.averaging import MovingAverage
 from model.checkpoint import KEPT, STATISTICS
 from model.momentum import Momentum
-from model.step import Gradients, Outcome, Update, norm_of, outcome_of, square_on
+from model.step import Gradients, Outcome, Update, factor_of, norm_of, outcome_of, square_on
 
 Statistics = Mapping[str, np.ndarray]
 """Moving means and variances of one rank, by the names of their parameters."""
@@ -89,15 +89,26 @@ class Reduce(nn.Cell):
 
 
 class Apply(nn.Cell):
-    """The update by the sums."""
+    """The update by the mean of the sums."""
 
-    def __init__(self, update: Update, sums: Sequence[Parameter]) -> None:
+    def __init__(
+        self,
+        update: Update,
+        sums: Sequence[Parameter],
+        clip_norm: float,
+        loss_scale: float,
+        virtual: int,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.update = update
         self.sums = sums
+        self.clip_norm, self.loss_scale = clip_norm, loss_scale
+        self.share = 1.0 / virtual
 
-    def construct(self, rate: Tensor, factor: Tensor) -> Any:
-        """Update all parameters at `rate` () by the sums times `factor` ()."""
+    def construct(self, rate: Tensor, norm: Tensor) -> Any:
+        """Update all parameters at `rate` (); `norm` () is that of the mean."""
+        # In the graph, as `TrainStep` does it: numpy's division has other last digits.
+        factor = factor_of(norm, self.clip_norm, self.loss_scale) * self.share
         return self.update(rate, factor, *self.sums)
 
 
@@ -127,13 +138,14 @@ class VirtualStep(nn.Cell):
         self.optimizer = optimizer
         self.average = average
         self.virtual = virtual
-        self.loss_scale, self.clip_norm = loss_scale, clip_norm
+        self.loss_scale = loss_scale
         gradients = Gradients(network, optimizer.parameters, loss_scale, None, backend)
         self.sums = optimizer.parameters.clone(KEPT + "sum", "zeros")
         self.accumulate = Accumulate(gradients.gradients, self.sums)
         self.clear = Clear(self.sums)
         self.reduce = Reduce(self.sums, mean, backend, world_size)
-        self.apply_sums = Apply(Update(optimizer, scaled=True, average=average), self.sums)
+        update = Update(optimizer, scaled=True, average=average)
+        self.apply_sums = Apply(update, self.sums, clip_norm, loss_scale, virtual)
         self.statistics = {
             row.name: row for row in network.get_parameters() if row.name.endswith(STATISTICS)
         }
@@ -156,7 +168,7 @@ class VirtualStep(nn.Cell):
         if math.isfinite(norm):
             self.kept = found
             self._show(self.kept[0])  # before the update: the moving average follows them too
-            self.apply_sums(Tensor(rate, ms.float32), Tensor(self._factor(norm)))
+            self.apply_sums(Tensor(rate, ms.float32), Tensor(norm, ms.float32))
         else:
             self._show(self.kept[0])
         losses, parts = zip(*outcomes, strict=True)
@@ -193,17 +205,6 @@ class VirtualStep(nn.Cell):
 
     def _shown(self) -> Statistics:
         return {name: row.asnumpy().copy() for name, row in self.statistics.items()}
-
-    def _factor(self, norm: float) -> np.float32:
-        """What the sums are multiplied by: their mean, unscaled, and shortened if too long.
-
-        In the precision and order of `TrainStep`, so that the last digit is the same.
-        """
-        factor = np.float32(1.0)
-        if self.clip_norm > 0:
-            limit = np.float32(self.clip_norm)
-            factor = limit / np.maximum(np.float32(norm), limit)
-        return factor / np.float32(self.loss_scale) / np.float32(self.virtual)
 
 
 def _add(total: Parameter, gradient: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from model.data import TrainingData
 from model.loss import PARTS, DetectionLoss
 from model.momentum import Momentum
 from model.rehearsal_data import Recipe, make
-from model.step import Gradients, TrainStep, Update, build_step, ingredients
+from model.step import Gradients, TrainStep, Update, build_step, factor_of, ingredients
 from model.training_network import TrainingNetwork
 from model.virtual_data import VirtualData
 from model.virtual_step import VirtualStep
@@ -49,6 +49,18 @@ class Normalised(nn.Cell):
         """Return the scalar loss for x (B, 2), and the shares (4, 3) of its parts."""
         loss = (self.weight * x * self.norm(x)).sum() + 3 * self.bias.sum()
         return loss, ops.ones((4, 3), ms.float32)
+
+
+class Clipped(nn.Cell):
+    """An update by a mean gradient that is clipped at 1."""
+
+    def __init__(self, update: Update) -> None:
+        super().__init__(auto_prefix=False)
+        self.update = update
+
+    def construct(self, rate: Tensor, norm: Tensor, *means: Tensor) -> Tensor:
+        """Update all parameters at `rate` () by `means` of length `norm` ()."""
+        return self.update(rate, factor_of(norm, 1.0, 1.0), *means)
 
 
 def parts_of(network: Normalised) -> Momentum:
@@ -158,7 +170,7 @@ def test_the_real_network_is_trained_as_by_two_ranks() -> None:
     ranks = [TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL)) for _ in given]
     full = [build_step(network, config, 1, "cpu") for network in ranks]
     gradients = [Gradients(one.network, one.optimizer.parameters, 1.0, None, "cpu") for one in full]
-    update = Update(full[0].optimizer, scaled=True, average=None)
+    apply = Clipped(Update(full[0].optimizer, scaled=True, average=None))
     network = TrainingNetwork(YoloV3(SMALL), DetectionLoss(SMALL))
     step = VirtualStep(network, virtual=2, **ingredients(network, config, 1, "cpu"))
     step.keep_statistics()
@@ -168,8 +180,8 @@ def test_the_real_network_is_trained_as_by_two_ranks() -> None:
         means = [(mine.asnumpy() + its.asnumpy()) * np.float32(0.5) for mine, its in rows]
         outcome = step.train(given, 0.001)
         # The two ranks' norms are of the same mean: that of the process stands for them.
-        factor = np.float32(1.0) / np.maximum(np.float32(outcome.gradient_norm), np.float32(1.0))
-        update(Tensor(0.001, ms.float32), Tensor(factor), *map(Tensor, means))
+        norm = Tensor(outcome.gradient_norm, ms.float32)
+        apply(Tensor(0.001, ms.float32), norm, *map(Tensor, means))
         for mine, its in zip(
             full[0].optimizer.parameters, full[1].optimizer.parameters, strict=True
         ):

@@ -19,10 +19,6 @@ from tests.runs import DEADLINE, Job, training_job
 
 pytestmark = pytest.mark.slow
 
-TOLERANCE = 1e-5
-"""Of the largest number of a tensor. With N = 2 gradients are summed in the same order; what is
-left is how kernels share their work among threads, here the same for both: nothing was found."""
-
 
 @dataclass(frozen=True)
 class World:
@@ -118,10 +114,11 @@ def test_a_smaller_world_trains_like_the_full_one_and_hands_back(
     full = world.job.run_dir / "checkpoints"
     small = world.small(tmp_path / "small", 4, 8)
     for step in (6, 8):
-        worst = farthest(full / f"step-{step:08d}", small / f"step-{step:08d}")
-        print(f"step {step}: {worst:.3g}")
-        assert worst <= TOLERANCE
+        # Every digit: of two ranks gradients are summed in the same order, a + b.
+        assert farthest(full / f"step-{step:08d}", small / f"step-{step:08d}") == 0.0
     states = [json.loads((each / "step-00000008/state.json").read_text()) for each in (full, small)]
+    for state in states:
+        del state["configuration"]  # it has max_steps
     assert states[0] == states[1]
     manifests = [
         json.loads((each / "step-00000008/MANIFEST.json").read_text()) for each in (full, small)
