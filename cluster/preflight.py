@@ -31,8 +31,6 @@ LATE_SECONDS = 10.0
 _Processes: TypeAlias = Sequence[Process | GpuProcess]
 
 _REASON = 120
-_IDLE_SHARE = 0.10
-# A 910B shows 5 % of its memory in use while nobody uses it.
 
 
 class Verdict(enum.Enum):
@@ -175,8 +173,8 @@ def _memory(name: str, memory: Measured[Memory], processes: Measured[_Processes]
     """Memory that is in use while no process is listed: leftovers, or somebody unseen."""
     if isinstance(memory, Unmeasured):
         return unmeasured(name, Check.MEMORY, memory.why)
-    told = f"{memory.used / 1024:.1f} of {memory.total / 1024:.0f} GB in use"
-    if memory.used <= _IDLE_SHARE * memory.total or processes:
+    told = str(memory)
+    if memory.free or processes:
         return passed(name, Check.MEMORY, told)
     return failed(
         name,

@@ -78,7 +78,7 @@ def as_run(config: Config, rank: Rank) -> Config:
     """`config` with what muster decides for this rank in place of what was asked for."""
     if not rank.active:
         return config
-    decided: dict[str, Any] = {"rank": rank.rank, "group_size": rank.size}
+    decided: dict[str, Any] = {"rank": rank.rank, "group_size": rank.world_size}
     target = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}.get(rank.backend)
     if target:
         decided["device_target"] = target

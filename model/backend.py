@@ -24,10 +24,10 @@ def choose(config: Config, rank: Rank) -> Backend:
 def check_world(config: Config, rank: Rank) -> None:
     """Refuse arguments that contradict the environment. Raises ConfigError."""
     problems = []
-    if not config.is_distributed and rank.size > 1:
-        problems.append(f"is_distributed=0, but there are {rank.size} ranks")
-    if config.group_size not in (1, rank.size):
-        problems.append(f"group_size={config.group_size}, but there are {rank.size} ranks")
+    if not config.is_distributed and rank.world_size > 1:
+        problems.append(f"is_distributed=0, but there are {rank.world_size} ranks")
+    if config.group_size not in (1, rank.world_size):
+        problems.append(f"group_size={config.group_size}, but there are {rank.world_size} ranks")
     if config.rank not in (0, rank.rank):
         problems.append(f"rank={config.rank}, but this is rank {rank.rank}")
     if problems:

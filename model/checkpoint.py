@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,10 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """One rank's hand in writing checkpoints below `directory`."""
+    """One process's hand in writing checkpoints below `directory`.
+
+    `rank` is the first of the ranks that it computes, of `world_size` in the whole job.
+    """
 
     directory: Path
     rank: int
@@ -108,9 +111,15 @@ class CheckpointWriter:
             if match and int(match[1]) <= self.attempt:
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def save(self, network: nn.Cell, state: TrainingState) -> Path:
+    def save(
+        self,
+        network: nn.Cell,
+        state: TrainingState,
+        others: Sequence[dict[str, Parameter]] = (),
+    ) -> Path:
         """Write the checkpoint of `state.step`; returns once it has its final name.
 
+        `others` are the statistics of the virtual ranks that follow `rank` in this process.
         Every rank calls this after the same step. Raises FloatingPointError if a parameter is not
         finite (such a state is of no use to anybody), OSError with its errno if the disk is full,
         TimeoutError that names the missing ranks.
@@ -122,6 +131,8 @@ class CheckpointWriter:
         parameters, averages = split_average(network)
         share = statistics_of(parameters) if self.rank else parameters
         write_part(aside, part_of(self.rank), share)
+        for number, statistics in enumerate(others, self.rank + 1):
+            write_part(aside, part_of(number), statistics)
         if self.rank:
             self._await(lambda: final.is_dir() and not aside.is_dir(), lambda: [0])
             return final
@@ -254,8 +265,16 @@ def link_original_name(checkpoint: Path, folder: Path, epoch: int, step: int) ->
     return link
 
 
-def save_own_copy(network: nn.Cell, checkpoint: Path, folder: Path, name: str) -> None:
-    """Write all parameters of this rank as `name` below `folder`, beside the common checkpoint.
+def save_own_copy(
+    network: nn.Cell,
+    checkpoint: Path,
+    folder: Path,
+    name: str,
+    statistics: Mapping[str, Parameter] | None = None,
+) -> None:
+    """Write all parameters of a rank as `name` below `folder`, beside the common checkpoint.
+
+    `statistics` are put in place of the network's own, for another of its virtual ranks.
 
     For users of `is_save_on_master=0`. Earlier copies go with the checkpoints they belong to.
     Raises as `write_part`.
@@ -266,7 +285,7 @@ def save_own_copy(network: nn.Cell, checkpoint: Path, folder: Path, name: str) -
         if step.isdigit() and not (checkpoint.parent / f"step-{int(step):08d}").exists():
             old.unlink(missing_ok=True)
     _leave_categories(checkpoint, folder)
-    write_part(folder, name, split_average(network)[0])
+    write_part(folder, name, {**split_average(network)[0], **(statistics or {})})
 
 
 def _leave_categories(checkpoint: Path, folder: Path) -> None:

@@ -37,13 +37,15 @@ class GraphKey:
     """All that a compiled graph depends on.
 
     `shapes` are the shapes of the inputs, one tuple of them a graph, in the order of compilation;
-    `configuration` is a digest of the parameters.
+    `configuration` is a digest of the parameters, `world_size` how many processes there are and
+    `virtual` how many ranks each of them computes.
     """
 
     configuration: str
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
     world_size: int
     backend: str
+    virtual: int = 1
     versions: tuple[str, ...] = (ms.__version__, platform.python_version(), platform.machine())
 
     def digest(self, sources: Path = _SOURCES) -> str:
@@ -53,6 +55,7 @@ class GraphKey:
             self.configuration,
             self.shapes,
             self.world_size,
+            self.virtual,
             self.backend,
             self.versions,
         ]

@@ -212,9 +212,7 @@ class TrainingData:
         outlive the process, nor the iterator: when it ends, fails or is closed, they have ended.
         An error is raised where its batch would have come.
         """
-        if workers <= 0:
-            return (self.batch(step) for step in range(start_step, stop_step))
-        return _prefetch(self.batch, range(start_step, stop_step), workers)
+        return prefetch(self.batch, range(start_step, stop_step), workers)
 
     def _positions(self, global_step: int) -> list[int]:
         return step_positions(
@@ -277,7 +275,12 @@ def _check_settings(
         check_side(side)
 
 
-def _prefetch(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:
+def prefetch(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:
+    """Yield ``make(step)`` in order, with workers as :meth:`TrainingData.iterate` has them."""
+    return _ahead(make, steps, workers) if workers > 0 else (make(step) for step in steps)
+
+
+def _ahead(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch]:
     """Yield ``make(step)`` in order while worker threads are ahead by ``workers + 1`` steps."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="training-data")
     pending: deque[Future[Batch]] = deque()

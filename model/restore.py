@@ -41,10 +41,14 @@ _OPTIMIZER = ("global_step", "learning_rate", "momentum")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: the state, and the sha256 of the manifest that vouches for it."""
+    """What was loaded: the state, and the sha256 of the manifest that vouches for it.
+
+    `others` are statistics of the virtual ranks of this process after the first, by name.
+    """
 
     state: TrainingState
     digest: str
+    others: tuple[dict[str, np.ndarray], ...] = ()
 
 
 class _Unusable(Exception):
@@ -59,7 +63,7 @@ def load(directory: Path, network: nn.Cell, rank: Rank) -> Loaded:
     ConfigError for a moving average that one of both has and the other has not.
     """
     try:
-        return _load(directory, network, rank.rank)
+        return _load(directory, network, rank.virtual_ranks)
     except ConfigError:
         raise
     except _Unusable as problem:
@@ -68,12 +72,13 @@ def load(directory: Path, network: nn.Cell, rank: Rank) -> Loaded:
         rank.unusable(directory, f"{type(error).__name__}: {error}")
 
 
-def _load(directory: Path, network: nn.Cell, rank: int) -> Loaded:
+def _load(directory: Path, network: nn.Cell, ranks: range) -> Loaded:
     raw = (directory / MANIFEST).read_bytes()
     manifest = json.loads(raw)
     if manifest["format"] != FORMAT:
         raise _Unusable(f"{MANIFEST} has format {manifest['format']}, this reads {FORMAT}")
-    names = {MODEL, STATE} | ({part_of(rank)} if rank < manifest["world_size"] else set())
+    own = {part_of(rank) for rank in ranks if rank < manifest["world_size"]}
+    names = {MODEL, STATE} | own
     names |= {AVERAGE} & manifest["files"].keys()
     for name in sorted(names):
         _verify(directory / name, manifest["files"].get(name))
@@ -85,9 +90,13 @@ def _load(directory: Path, network: nn.Cell, rank: int) -> Loaded:
     _fill(parameters, directory / MODEL)
     if averages:
         _fill(averages, directory / AVERAGE)
-    if rank and part_of(rank) in names:
-        _fill(statistics_of(parameters), directory / part_of(rank))
-    return Loaded(state, hashlib.sha256(raw).hexdigest())
+    statistics = statistics_of(parameters)
+    first, *others = ranks
+    if first and part_of(first) in own:
+        _fill(statistics, directory / part_of(first))
+    read = (_fitting(statistics, directory / part_of(rank)) for rank in others)
+    numbers = tuple({name: row.asnumpy() for name, row in found.items()} for found in read)
+    return Loaded(state, hashlib.sha256(raw).hexdigest(), numbers)
 
 
 def _check_average(directory: Path, manifest: dict[str, Any], *, wanted: bool) -> None:
@@ -118,15 +127,22 @@ def _verify(path: Path, entry: dict[str, Any] | None) -> None:
 
 def _fill(parameters: dict[str, Parameter], file: Path) -> None:
     """Set exactly `parameters` from `file`."""
-    found = ms.load_checkpoint(str(file))
+    found = _fitting(parameters, file)
+    for name, parameter in parameters.items():
+        parameter.set_data(found[name])
+
+
+def _fitting(parameters: dict[str, Parameter], file: Path) -> dict[str, Parameter]:
+    """What `file` has, which must be exactly for `parameters`."""
+    found: dict[str, Parameter] = ms.load_checkpoint(str(file))
     problems = mismatches(parameters, found)
     if problems:
         raise _Unusable(f"{file.name} does not fit the network: " + "; ".join(problems))
-    for name, parameter in parameters.items():
+    for name, row in found.items():
         # A snapshot of a rank that was killed may not have been looked at.
-        if not np.isfinite(found[name].asnumpy()).all():
+        if not np.isfinite(row.asnumpy()).all():
             raise _Unusable(f"{file.name}: {name} is not finite")
-        parameter.set_data(found[name])
+    return found
 
 
 def mismatches(wanted: dict[str, Parameter], found: dict[str, Parameter]) -> list[str]:

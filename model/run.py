@@ -17,10 +17,14 @@ from model.schedule import Schedule
 from orchestrator.rank import Rank
 
 if TYPE_CHECKING:
+    from model.architecture import Architecture
     from model.checkpoint import CheckpointWriter, TrainingState
     from model.coco import CocoDataset
     from model.data import TrainingData
     from model.step import TrainStep
+    from model.training_network import TrainingNetwork
+    from model.virtual_data import VirtualData
+    from model.virtual_step import VirtualStep
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Run:
     config: Config
     rank: Rank
     backend: backends.Backend
-    data: TrainingData
+    data: TrainingData | VirtualData
     schedule: Schedule
-    network: TrainStep
+    network: TrainStep | VirtualStep
     writer: CheckpointWriter
     outputs: Path
     total_steps: int
@@ -43,32 +47,12 @@ class Run:
 def build(config: Config, rank: Rank, backend: backends.Backend, dataset: CocoDataset) -> Run:
     """Make data pipeline, network and checkpoint writer for the data set that was read."""
     from model.checkpoint import CheckpointWriter
-    from model.data import TrainingData
     from model.loss import DetectionLoss
-    from model.step import build_step
     from model.training_network import TrainingNetwork
-    from model.transforms import AugmentationSettings
     from model.yolo import YoloV3
 
     architecture = config.architecture(config.classes(len(dataset.categories)))
-    data = TrainingData(
-        dataset,
-        batch_size=config.per_batch_size,
-        side_or_sides=config.training_sides,
-        architecture=architecture,
-        seed=config.seed,
-        rank=rank.rank,
-        world_size=rank.size,
-        resize_rate=config.resize_rate,
-        label_smooth=config.label_smooth_factor if config.label_smooth else 0.0,
-        augmentation=AugmentationSettings(
-            max_boxes=config.max_box,
-            jitter=config.jitter,
-            hue=config.hue,
-            saturation=config.saturation,
-            value=config.value,
-        ),
-    )
+    data = build_data(config, rank, dataset, architecture)
     schedule = Schedule.of(config, data.steps_per_epoch)
     network = TrainingNetwork(YoloV3(architecture, config.seed), DetectionLoss(architecture))
     outputs = output_folder(config, rank)
@@ -78,11 +62,11 @@ def build(config: Config, rank: Rank, backend: backends.Backend, dataset: CocoDa
         backend=backend,
         data=data,
         schedule=schedule,
-        network=build_step(network, config, rank.size, backend),
+        network=build_network(network, config, rank, backend),
         writer=CheckpointWriter(
             directory=checkpoint_folder(config, rank, outputs),
-            rank=rank.rank,
-            world_size=rank.size,
+            rank=rank.virtual_ranks.start,
+            world_size=rank.world_size,
             attempt=rank.attempt,
         ),
         outputs=outputs,
@@ -90,6 +74,57 @@ def build(config: Config, rank: Rank, backend: backends.Backend, dataset: CocoDa
         checkpoint_every=checkpoint_interval(config, rank, data.steps_per_epoch),
         overflows=Overflows(config.overflow_limit),
     )
+
+
+def build_data(
+    config: Config, rank: Rank, dataset: CocoDataset, architecture: Architecture
+) -> TrainingData | VirtualData:
+    """Make the data of this process: of its rank, or of its virtual ranks one after another."""
+    from model.data import ImageCache, TrainingData
+    from model.transforms import AugmentationSettings
+    from model.virtual_data import VirtualData
+
+    cache = ImageCache()
+    shares = [
+        TrainingData(
+            dataset,
+            batch_size=config.per_batch_size,
+            side_or_sides=config.training_sides,
+            architecture=architecture,
+            seed=config.seed,
+            rank=number,
+            world_size=rank.world_size,
+            resize_rate=config.resize_rate,
+            label_smooth=config.label_smooth_factor if config.label_smooth else 0.0,
+            augmentation=AugmentationSettings(
+                max_boxes=config.max_box,
+                jitter=config.jitter,
+                hue=config.hue,
+                saturation=config.saturation,
+                value=config.value,
+            ),
+            cache=cache,
+        )
+        for number in rank.virtual_ranks
+    ]
+    return shares[0] if len(shares) == 1 else VirtualData(shares)
+
+
+def build_network(
+    network: TrainingNetwork, config: Config, rank: Rank, backend: backends.Backend
+) -> TrainStep | VirtualStep:
+    """Make the step: one graph for one rank, a few for virtual ranks."""
+    from model.step import build_step, ingredients
+    from model.virtual_step import VirtualStep
+
+    virtual = len(rank.virtual_ranks)
+    if virtual == 1:
+        return build_step(network, config, rank.size, backend)
+    LOGGER.info(
+        "%d ranks are computed by %d processes: this one is rank %d to %d of the job",
+        rank.world_size, rank.size, rank.virtual_ranks[0], rank.virtual_ranks[-1],
+    )  # fmt: skip
+    return VirtualStep(network, virtual=virtual, **ingredients(network, config, rank.size, backend))
 
 
 def last_step(config: Config, schedule: Schedule) -> int:
@@ -115,7 +150,7 @@ def checkpoint_folder(config: Config, rank: Rank, outputs: Path) -> Path:
         return Path(config.checkpoint_dir)
     if config.resume_from:
         return Path(config.resume_from).absolute().parent
-    if rank.size > 1:
+    if rank.world_size > 1:
         # Each rank's outputs are named by its own clock.
         raise ConfigError(["several ranks without muster need --checkpoint_dir, the same for all"])
     return outputs / "checkpoints"
@@ -190,9 +225,9 @@ def saved_state(source: Path, rank: Rank) -> TrainingState:
         state = read_state(source)
     except (OSError, ValueError, KeyError, TypeError) as error:
         rank.unusable(source, f"state.json: {type(error).__name__}: {error}")
-    if state.world_size != rank.size:
+    if state.world_size != rank.world_size:
         raise ConfigError(
-            [f"{source} was written by {state.world_size} ranks, this run has {rank.size}"]
+            [f"{source} was written by {state.world_size} ranks, this run has {rank.world_size}"]
         )
     return state
 
@@ -207,9 +242,7 @@ def start(run: Run) -> tuple[int, Path | None]:
             run.network.average.restart()
         run.network.keep_statistics()
         return 0, None
-    step = resume(run, source)
-    run.network.keep_statistics()
-    return step, source
+    return resume(run, source), source
 
 
 def start_fresh(run: Run) -> None:
@@ -238,6 +271,7 @@ def resume(run: Run, source: Path) -> int:
     from model.restore import load
 
     loaded = load(source, run.network, run.rank)
+    run.network.keep_statistics(loaded.others)
     step = loaded.state.step
     run.overflows.restore(loaded.state.loss_scale)
     for difference in loaded.state.differences(state_after(run, step)):
@@ -287,7 +321,7 @@ def state_after(run: Run, step: int) -> TrainingState:
         },
         categories=run.data.dataset.categories.to_json(),
         configuration=run.config.fingerprint(),
-        world_size=run.rank.size,
+        world_size=run.rank.world_size,
         threads=backends.threads(),
         backend=run.backend,
         mindspore=ms.__version__,

@@ -7,7 +7,7 @@ ranks see the same mean, so all of them skip it or none does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,13 @@ class Outcome:
         return not math.isfinite(self.gradient_norm)
 
 
+def outcome_of(loss: float, norm: float, shares: np.ndarray) -> Outcome:
+    """An outcome; `shares` (4, 3) are those of the loss by part and head."""
+    columns = zip(HEADS, shares.T.tolist(), strict=True)
+    parts = {head: dict(zip(PARTS, column, strict=True)) for head, column in columns}
+    return Outcome(loss, norm, parts)
+
+
 class Gradients(nn.Cell):
     """Loss and mean gradient of a global step."""
 
@@ -105,8 +112,7 @@ class Gradients(nn.Cell):
         # of theirs, so that they clip, and skip, alike.
         self.share = 1.0 / world_size
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM) if mean is not None else None
-        # By far the fastest of several ways, for gradients that lie in the CPU's memory.
-        self.square = _dot if backend == "cpu" else _twice_half_squares
+        self.square = square_on(backend)
         self.map = ops.composite.Map()
         self.add = ops.AddN()
         self.gradients = ops.value_and_grad(
@@ -122,7 +128,7 @@ class Gradients(nn.Cell):
         (_, loss, shares), gradients = self.gradients(*batch)
         if self.mean is not None:
             gradients = self.mean(gradients)
-        norm = ops.sqrt(_RESHAPE(self.add(self.map(self.square, gradients)), ()))
+        norm = norm_of(self.add(self.map(self.square, gradients)))
         if self.mean is not None:
             norm = self.all_reduce(norm) * self.share
         return loss, shares, norm / self.loss_scale, gradients
@@ -218,9 +224,7 @@ class TrainStep(nn.Cell):
     def train(self, batch: Sequence[np.ndarray], rate: float) -> Outcome:
         """Make one step at learning rate `rate` with the arrays that the network takes."""
         loss, shares, norm = self(Tensor(rate, ms.float32), *map(Tensor.from_numpy, batch))
-        columns = zip(HEADS, shares.asnumpy().T.tolist(), strict=True)
-        parts = {head: dict(zip(PARTS, column, strict=True)) for head, column in columns}
-        return Outcome(float(loss.asnumpy()), float(norm.asnumpy()), parts)
+        return outcome_of(float(loss.asnumpy()), float(norm.asnumpy()), shares.asnumpy())
 
     def compile_for(self, shapes: Sequence[Sequence[tuple[int, ...]]]) -> None:
         """Compile the graphs for batches of these shapes, before the first step."""
@@ -228,10 +232,17 @@ class TrainStep(nn.Cell):
             batch = [Tensor(np.zeros(shape, np.float32)) for shape in inputs]
             self.compile(Tensor(0.0, ms.float32), *batch)
 
-    def keep_statistics(self) -> None:
-        """Take the network's statistics for good: to be called once it has its first state."""
+    def keep_statistics(self, others: Sequence[Any] = ()) -> None:
+        """Take the network's statistics for good: to be called once it has its first state.
+
+        There are no `others`: this process is one rank.
+        """
         for kept, statistics in zip(self.kept, self.statistics, strict=True):
             kept.set_data(Tensor(np.array(statistics.asnumpy())))
+
+    def statistics_of_others(self) -> list[dict[str, Parameter]]:
+        """Those of virtual ranks beside the first: none."""
+        return []
 
     def _copied(
         self, loss: Tensor, targets: Sequence[Parameter], sources: Sequence[Parameter]
@@ -248,7 +259,14 @@ class TrainStep(nn.Cell):
 def build_step(
     network: TrainingNetwork, config: Config, world_size: int, backend: str
 ) -> TrainStep:
-    """Wrap a training network for `world_size` ranks on `backend` (ascend, gpu or cpu).
+    """Wrap a training network for `world_size` ranks on `backend` (ascend, gpu or cpu)."""
+    return TrainStep(network, **ingredients(network, config, world_size, backend))
+
+
+def ingredients(
+    network: TrainingNetwork, config: Config, world_size: int, backend: str
+) -> dict[str, Any]:
+    """What a step is made of beside its network, by the names of `TrainStep`'s parameters.
 
     The loss scale matters where gradients have 16 bits. In float32 a power of two changes no digit
     of what the original computes, and is left out.
@@ -260,16 +278,15 @@ def build_step(
         momentum=config.momentum,
         backend=backend,
     )
-    return TrainStep(
-        network,
-        optimizer,
-        backend=backend,
-        world_size=world_size,
-        mean=gradient_mean(optimizer.parameters, world_size, backend),
-        loss_scale=config.loss_scale if lowered else 1.0,
-        clip_norm=config.clip_norm,
-        average=MovingAverage(network, config.ema_decay) if config.ema_decay else None,
-    )
+    return {
+        "optimizer": optimizer,
+        "backend": backend,
+        "world_size": world_size,
+        "mean": gradient_mean(optimizer.parameters, world_size, backend),
+        "loss_scale": config.loss_scale if lowered else 1.0,
+        "clip_norm": config.clip_norm,
+        "average": MovingAverage(network, config.ema_decay) if config.ema_decay else None,
+    }
 
 
 def gradient_mean(parameters: Sequence[Parameter], world_size: int, backend: str) -> nn.Cell | None:
@@ -280,6 +297,17 @@ def gradient_mean(parameters: Sequence[Parameter], world_size: int, backend: str
         return FlatMean([parameter.shape for parameter in parameters], world_size)
     reducer: Any = nn.DistributedGradReducer(parameters, mean=True, degree=world_size)
     return reducer
+
+
+def square_on(backend: str) -> Callable[[Tensor], Tensor]:
+    """The sum of a gradient's squares (1, 1) or (): the fastest of several ways on `backend`."""
+    # By far, for gradients that lie in the CPU's memory.
+    return _dot if backend == "cpu" else _twice_half_squares
+
+
+def norm_of(squares: Tensor) -> Tensor:
+    """The length () of what has this sum of squares, of any shape with one element."""
+    return ops.sqrt(_RESHAPE(squares, ()))
 
 
 def _flat(gradient: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from model import backend as backends
+from model.agreement import Agreement
 from model.arguments import as_run, parse
 from model.config import Config, ConfigError
 from model.config_report import show_help
@@ -40,6 +41,9 @@ from orchestrator.rank import EXIT_RETRY, Rank, exit_code_of
 
 if TYPE_CHECKING:
     from model.data import Batch
+    from model.virtual_data import Batches
+
+    _Batch = TypeVar("_Batch", Batch, Batches)
 
 
 def train(config: Config, rank: Rank) -> Path | None:
@@ -96,7 +100,10 @@ def compile_graphs(run: Run) -> None:
         compile_all()
         outcome = "compiled"
     else:
-        key = GraphKey(run.config.fingerprint(), tuple(shapes), run.rank.size, run.backend)
+        key = GraphKey(
+            run.config.fingerprint(), tuple(shapes), run.rank.size, run.backend,
+            virtual=len(run.rank.virtual_ranks),
+        )  # fmt: skip
         outcome = CompileCache(root, key.digest(), run.rank.rank).compile(compile_all)
     LOGGER.info(
         "graphs of %d input sizes %s in %.1f s", len(shapes), outcome, time.monotonic() - since
@@ -121,7 +128,8 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
     from model.snapshots import Snapshots
 
     config, rank, total = run.config, run.rank, run.total_steps
-    images = config.per_batch_size * rank.size
+    images = config.per_batch_size * rank.world_size
+    own_images = config.per_batch_size * len(rank.virtual_ranks)
     progress = Progress(
         config.log_interval, run.data.steps_per_epoch, images, sums=rank.rank == 0
     )  # fmt: skip
@@ -132,6 +140,7 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
     LOGGER.info("batches are prepared by %d threads", workers)
     source = run.data.iterate(done, total, workers)
     profile = profiler(run.outputs / "profile", run.backend, wanted=config.need_profiler)
+    agreement = Agreement(run.network.optimizer.parameters, rank, done)
     with contextlib.closing(source) as batches, profile as profiled:
         for batch, waited in timed(batches):
             step = batch.global_step + 1
@@ -144,8 +153,9 @@ def advance(run: Run, done: int, validation: Validation) -> Path | None:
             # What was skipped is no loss of the run: `overflows` decides how much is too much.
             rank.step(
                 step, loss=None if outcome.skipped else outcome.loss,
-                images=config.per_batch_size, total=total, data_wait=waited,
+                images=own_images, total=total, data_wait=waited,
             )  # fmt: skip
+            agreement.after(step)
             progress.finished(step, outcome.loss, rate, waited)
             metrics.write(
                 step=step, epoch=run.data.epoch_of(step - 1), loss=outcome.loss,
@@ -178,7 +188,7 @@ class AskedToStop(Exception):
     """Muster wants the devices back: all is saved, and the run goes on from there later."""
 
 
-def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+def timed(batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, float]]:
     """Yield each batch with the seconds that it was waited for."""
     since = time.monotonic()
     for batch in batches:
@@ -192,15 +202,18 @@ def save(run: Run, step: int) -> Path:
 
     rank = run.rank
     rank.phase("checkpoint")
-    directory = run.writer.save(run.network, state_after(run, step))
+    others = run.network.statistics_of_others()
+    directory = run.writer.save(run.network, state_after(run, step), others)
     epoch = run.data.epoch_of(step - 1) + 1
-    folder = run.outputs / f"ckpt_{rank.rank}"
     if rank.rank == 0:
         rank.checkpoint(directory, step)
-        link_original_name(directory, folder, epoch, step)
+        link_original_name(directory, run.outputs / "ckpt_0", epoch, step)
         LOGGER.info("checkpoint of step %d: %s", step, directory)
-    elif not run.config.is_save_on_master:
-        save_own_copy(run.network, directory, folder, f"{rank.rank}-{epoch}_{step}.ckpt")
+    if not run.config.is_save_on_master:
+        for number, statistics in zip(rank.virtual_ranks, [{}, *others], strict=True):
+            if number:
+                folder, name = run.outputs / f"ckpt_{number}", f"{number}-{epoch}_{step}.ckpt"
+                save_own_copy(run.network, directory, folder, name, statistics)
     rank.phase("train")
     return directory
 

@@ -18,7 +18,9 @@ from orchestrator.plan import written_down
 from orchestrator.states import JobState
 
 
-def restored(ledger: Ledger, directory: RunDirectory) -> UnderWay | None:
+def restored(
+    ledger: Ledger, directory: RunDirectory, straggler: float | None = None
+) -> UnderWay | None:
     """The newest attempt as it was begun; None if its plan is not there.
 
     What became of its ranks is told by their supervisor, or read from disk.
@@ -27,9 +29,10 @@ def restored(ledger: Ledger, directory: RunDirectory) -> UnderWay | None:
     document = read_json(files.plan) if ledger.attempt else None
     if document is None or ledger.attempt_at is None:
         return None
-    gang = Gang(written_down(document, ledger.run_id), files)
+    gang = Gang(written_down(document, ledger.run_id), files, straggler)
     ago = max(0.0, time.time() - ledger.attempt_at)
     gang.began(ago)
+    gang.restore_stragglers(ledger.stragglers)
     return UnderWay(
         gang,
         _chosen(ledger.chosen),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,15 +18,17 @@ from typing import Any, Protocol
 
 from cluster.allocate import Placement
 from cluster.ports import lease_port
-from orchestrator import adoption, drill, resume, sources, stop_request
+from orchestrator import adoption, drill, drill_record, resume, sources, stop_request
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
 from orchestrator.devices import Allocation, Devices
+from orchestrator.drill.referee import Referee
 from orchestrator.ending import TERM_GRACE, Ending
 from orchestrator.examiner import Examiner
 from orchestrator.found import Found
 from orchestrator.gang import Gang
+from orchestrator.growth import Grows, Growth
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
 from orchestrator.journal import JournalError
 from orchestrator.judge import Judge
@@ -37,6 +40,7 @@ from orchestrator.node import LocalNode, NodeError
 from orchestrator.orders import HALTS, Order, OrderKind
 from orchestrator.plan import Attempt, LaunchPlan, make_plan, needs_port
 from orchestrator.recorder import Log, Recorder, Viewer
+from orchestrator.slow_ranks import SlowRanks
 from orchestrator.spec import JobSpec
 from orchestrator.states import FailureClass, JobState
 from orchestrator.status import RunView, places, view_from_disk
@@ -56,6 +60,8 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
     WAITS = "waits"
     """Stopped for now: held, or in the queue again."""
+    PREEMPTED = "preempted"
+    """The machine is wanted back: all is saved, and the run is to be resumed."""
     DETACHED = "detached"
     """Nothing was stopped: the next controller takes the run over."""
 
@@ -131,8 +137,11 @@ class Controller:
             self.job or str(self.directory.root),
         )
         self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
+        self._slow_ranks = SlowRanks(self._recorder, self._devices)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)
+        self._referee = Referee(self.spec, self._recorder, submitted=self.queued)
+        self._growth = Growth(self._devices, self._recorder, self._ending, self._keeper)
         self._came_up = False
         self._recovering = False
         self._supervisor_lost_at: float | None = None
@@ -175,11 +184,23 @@ class Controller:
 
     def run(self) -> Outcome:
         """One attempt after another until the job has ended; the journal knows why."""
+        outcome = self._run()
+        if outcome not in (Outcome.DETACHED, Outcome.WAITS):
+            with contextlib.suppress(JournalError):
+                self._referee.close(self.faults)
+        return outcome
+
+    def _run(self) -> Outcome:
         try:
             way, suspect = self._take_over() if self.adopts else (None, None)
             while True:
                 way = way or self._begin()
-                suspect = suspect or self._watch(way)
+                try:
+                    suspect = suspect or self._watch(way)
+                except Grows as wish:
+                    self._growth.begin(way, str(wish))
+                    way, self.way, self._recovering = None, None, True
+                    continue
                 if suspect is None:
                     return self._succeed(way)
                 if not self._recover(way, suspect):
@@ -196,6 +217,7 @@ class Controller:
             self._recorder.lose_voice(error)
             return Outcome.DETACHED if self.queued else Outcome.FAILED
         finally:
+            self._referee.calm()
             self._devices.close()
             self._keeper.close()
 
@@ -210,7 +232,7 @@ class Controller:
 
         Returns the attempt under way, if there is one, and what it is failing of, if it is.
         """
-        self.way = way = adoption.restored(self.ledger, self.directory)
+        self.way = way = adoption.restored(self.ledger, self.directory, self.spec.health.straggler)
         self.placement = way.gang.plan.placement if way else Placement(())
         if adoption.lives(self.ledger.supervisor):
             self.node.await_supervisor(self._pump, _ADOPTION_TIMEOUT)
@@ -233,6 +255,10 @@ class Controller:
         if not self.node.supervised:
             way.gang.restore(view_from_disk(self.directory).ranks)
             self._supervisor_lost_at = time.monotonic()
+        if self._growth.begun():
+            self._growth.end(way)
+            self._recovering = True
+            return self._without_gang(None)
         return way, adoption.suspect_of(self.ledger)
 
     def _skip_attempt(self) -> None:
@@ -290,6 +316,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
+        self._supervisor_lost_at = None  # one that is lost by now had no part in this attempt
         self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
@@ -301,6 +328,8 @@ class Controller:
                 plan.table.check()
             files.create()
             stop_request.place(self.spool.stop_request(number))
+            for rank in plan.ranks:
+                drill_record.place(self.spool.drill(number, rank.assignment.rank))
             write_json(files.plan, plan.to_document())
             if plan.table is not None:
                 plan.table.write()
@@ -309,7 +338,9 @@ class Controller:
         except OSError as error:
             raise Unstartable(FailureClass.STORAGE, f"attempt {number}: {error}") from error
         self._judge.attempt_begins()
-        self.way = way = UnderWay(Gang(plan, files), chosen, allocated_at)
+        self.way = way = UnderWay(
+            Gang(plan, files, self.spec.health.straggler), chosen, allocated_at
+        )
         self._recorder.record(
             "attempt",
             _starting(chosen, plan),
@@ -318,7 +349,9 @@ class Controller:
             resumed_step=way.resumed_step,
             resumed_from=str(chosen.path) if chosen else None,
             digest=chosen.digest if chosen else None,
-            world_size=chosen.world_size if chosen else None,
+            world_size=self.spec.resources.ranks,
+            ranks=len(plan.ranks),
+            checkpoint_world_size=chosen.world_size if chosen else None,
             port=plan.attempt.port,
             sources=digest,
             rank_table=asdict(plan.table.file) if plan.table else None,
@@ -368,16 +401,25 @@ class Controller:
 
     def _watch(self, way: UnderWay) -> Suspect | None:
         """Look until the gang has finished (None) or something has failed."""
-        limits = Limits(self.spec.health.phase_timeouts, self.spec.health.heartbeat_timeout)
+        health = self.spec.health
+        limits = Limits(
+            health.phase_timeouts, health.heartbeat_timeout, health.hang, self.ledger.step_p99
+        )
         while True:
             observation = way.gang.observe()
-            suspect = self._note_progress(way) or first_failure(observation, limits)
+            # Of ranks that no supervisor watches, or has looked at yet, silence says nothing.
+            seen = self.node.supervised and way.gang.looked_at
+            silence = limits if seen else Limits({}, math.inf)
+            suspect = self._note_progress(way) or first_failure(observation, silence)
             if suspect is None and finished(observation):
                 return None
             suspect = suspect or self._supervisor_lost()
             if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
-            self._drill(way)
+            self._slow_ranks.tell(way.gang)
+            self._growth.watch(way)
+            self._referee.inject(self.faults, self.target, way.gang)
+            self._referee.look(way.gang)
             self._pump(self._patience())
 
     def _looked_at(self, way: UnderWay, suspect: Suspect, limits: Limits) -> Suspect | None:
@@ -435,7 +477,11 @@ class Controller:
         if not way.running and gang.started:
             way.running = True
             self._recorder.record(
-                "running", "every rank has a process", state=JobState.RUNNING, pids=gang.pids()
+                "running",
+                "every rank has a process",
+                state=JobState.RUNNING,
+                pids=gang.pids(),
+                scheduler=gang.scheduler_pid,
             )
         step = max((v.beat.checkpoint_step for v in gang.views if v.beat), default=-1)
         if step > way.checkpoint_step and self._keeper.idle:
@@ -466,31 +512,24 @@ class Controller:
             self._recorder.record("resumed", resume.summary(proofs[0]), proofs=proofs)
         return suspect
 
-    def _drill(self, way: UnderWay) -> None:
-        """Inject the faults whose moment has come."""
-        for fault in [f for f in self.faults if drill.due(f, way.gang.views)]:
-            self.faults.remove(fault)
-            at = time.monotonic()
-            try:
-                drill.inject(fault, self.target())
-            except (drill.FaultError, OSError) as error:
-                self._recorder.record("note", f"drill {fault}: {error}")
-            else:
-                # Afterwards: a record takes the disk's time, which is not the fault's.
-                self._recorder.record("drill", str(fault), fault=str(fault), rank=fault.rank, at=at)
-
     def target(self) -> drill.Target:
         """What a drill may break."""
-        views = self.way.gang.views if self.way else ()
+        gang = self.way.gang if self.way else None
+        views = gang.views if gang else ()
         pids = {v.rank: v.pid for v in views if v.pid is not None and v.exit is None}
-        plan = self.way.gang.plan if self.way else None
+        number = self.ledger.attempt
         return drill.Target(
             pids,
             self.node.supervisor_pid,
             self.node.ray_pids(),
             self.directory.checkpoints,
-            plan.devices if plan else {},
-            plan.simulated if plan else "",
+            gang.plan.devices if gang else {},
+            gang.plan.simulated if gang else "",
+            controller=os.getpid(),
+            scheduler=gang.scheduler_pid if gang else None,
+            records={view.rank: self.spool.drill(number, view.rank) for view in views},
+            stop=self.spool.stop_request(number),
+            run_id=self.ledger.run_id,
         )
 
     # -- ends -------------------------------------------------------------------------------
@@ -509,15 +548,21 @@ class Controller:
                 trusted_step=suspect.trusted_step,
                 stepped_before=self.ledger.best_step > 0,
             )
+        self._ending.let_leave(way)
         self._ending.stop(way)
         self._ending.record(way)
+        placement = way.gang.plan.placement
+        faults = self._devices.faults(placement)
         decision = self._judge.judge(
             way,
             suspect,
             self.directory.attempt(self.ledger.attempt),
             seen_at=seen_at,
-            device_faults=self._devices.faults(way.gang.plan.placement),
+            device_faults=faults,
+            whole=self._devices.whole(placement, faults),
+            asked_to_stop=stop_request.asked(self.spool.stop_request(self.ledger.attempt)),
         )
+        self._referee.calm()
         self.way = None
         self._recovering = True
         if not decision.retry:
@@ -563,6 +608,9 @@ class Controller:
                     order=kind,
                     preempts=order.preempts,
                 )
+            if not self.node.supervised:
+                # Ordered to stop before it dialled: its ranks die with it.
+                adoption.kill(self.ledger.supervisor)
             if halt.saves:
                 self._ending.let_save(self.way, halt.saves)
             self._ending.stop(self.way, grace=TERM_GRACE)
@@ -571,6 +619,8 @@ class Controller:
         if halt.state is not JobState.CANCELLED:
             self._keeper.promote()
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
+        if order.kind is OrderKind.PREEMPT:
+            return Outcome.PREEMPTED
         return _OUTCOMES[halt.state]
 
     def _return(self, reason: str) -> Outcome:
@@ -595,6 +645,8 @@ def _starting(chosen: Verified | None, plan: LaunchPlan) -> str:
     told = "starting fresh"
     if chosen is not None:
         told = f"resuming from step {chosen.step} ({chosen.digest[:12]})"
+    if not plan.world.whole:
+        told += f" on {plan.world}"
     if plan.simulated:
         told += " on simulated devices"
     if plan.table is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from cluster.allocate import Placement, Refusal, allocate
 from cluster.ascend.place import NoSuchNode
+from cluster.device import Inventory
 from cluster.device_leases import Leases
+from orchestrator import world
 from orchestrator.attempt import Unstartable
 from orchestrator.found import Found
 from orchestrator.plan import request_for
@@ -26,7 +28,11 @@ Pump = Callable[[float], None]
 RECOVERY_PATIENCE = 1800.0
 """Seconds that a job which has failed waits for devices, unless `limits.wait` says otherwise."""
 
+RELEASE_PATIENCE = 60.0
+"""Seconds that the memory of devices has to become free after a gang on them was stopped."""
+
 _TICK = 0.1
+_RELEASE_LOOK = 1.0
 _LOOK_AGAIN = 5.0
 _FRESH = 2.0
 
@@ -59,6 +65,7 @@ class Devices:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._seen: tuple[float, Found] | None = None
         self._leases = Leases()
+        self._glance: Future[Found] | None = None
 
     def close(self) -> None:
         """Begin no other look, and let other runs have the devices."""
@@ -71,19 +78,24 @@ class Devices:
         if not self._spec.resources.device.is_slot:
             self._leases.take([one.device for one in placement.assignments], simulated)
 
-    def allocate(self, *, recovering: bool) -> Allocation:
+    def allocate(self, *, recovering: bool, smaller: bool = False) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
 
+        A job that has run already gets fewer where it may have them (`world.sizes`), after a
+        moment, or at once if it is to be `smaller` or is that already.
         Raises Unstartable with the allocator's reason.
         """
         patience = self._patience(recovering=recovering)
         told = ""
         found = self._look()
         deadline = time.monotonic() + patience  # from the first answer: tools take their time
+        all_until = min(deadline, time.monotonic() + self._patience_for_all(smaller=smaller))
         while True:
-            answer = self._choose(found)
+            answer = self._choose(found, self._spec.resources.ranks)
+            if isinstance(answer, Refusal) and time.monotonic() >= all_until:
+                answer = self._smaller(found) or answer
             if isinstance(answer, Placement):
-                return Allocation(answer, found)
+                return Allocation(answer, self._released(answer, found))
             reason = "\n".join((answer.reason, *found.told))
             left = deadline - time.monotonic()
             if left <= 0:
@@ -93,8 +105,51 @@ class Devices:
             if answer.reason != told:
                 told = answer.reason
                 self._recorder.record("waiting", f"{told}; looking again for {left:.0f} s")
-            self._pass(min(_LOOK_AGAIN, left))
+            before_all = max(0.0, all_until - time.monotonic()) or left
+            self._pass(min(_LOOK_AGAIN, left, before_all))
             found = self._look()
+
+    def glance(self) -> Found | None:
+        """What is there now, asked for without waiting: None until a later call has the answer."""
+        if self._glance is None:
+            self._glance = self._worker.submit(self._find)
+        if not self._glance.done():
+            return None
+        future, self._glance = self._glance, None
+        try:
+            return self._checked(future.result())
+        except (NoSuchNode, Unstartable) as error:
+            return Found(Inventory(()), missing=str(error))
+
+    def could_have_all(self, found: Found, own: Placement) -> bool:
+        """Whether every rank could have a device now, those of its own gang counted as free."""
+        if found.missing:
+            return False
+        mine = {one.device.key for one in own.assignments}
+        blamed = self._recorder.ledger.blamed
+        here = {key: why for key, why in found.withheld.items() if key not in mine}
+        answers = (
+            allocate(found.inventory, request_for(self._spec, withheld))
+            for withheld in ({**blamed, **here}, here)
+        )
+        return any(isinstance(answer, Placement) for answer in answers)
+
+    def ask(self) -> Future[Found] | None:
+        """What the tools say now, some time later; None where there are no tools."""
+        slots = self._spec.resources.device.is_slot
+        return None if slots else self._worker.submit(self._find)
+
+    def whole(self, placement: Placement, faults: Mapping[int, str]) -> bool:
+        """Whether all ranks could have a device, by the look that `faults` took.
+
+        Devices of the gang that has ended count as free but for those at fault. What nobody can
+        say is not held against it.
+        """
+        found = self._seen[1] if self._seen else None
+        if self._spec.resources.device.is_slot or not found or found.missing or found.silent:
+            return True
+        well = tuple(one for one in placement.assignments if one.rank not in faults)
+        return self.could_have_all(found, replace(placement, assignments=well))
 
     def faults(self, placement: Placement) -> dict[int, str]:
         """What the tools say now against devices of a gang that has failed, by rank.
@@ -121,28 +176,72 @@ class Devices:
         }
         return {rank: f"{key}: {why}" for rank, (key, why) in unwell.items() if why}
 
+    def _released(self, placement: Placement, found: Found) -> Found:
+        """Wait until the memory of devices that this run had is free: else EJ0001 may follow.
+
+        A process that holds one keeps it withheld until it is gone. Memory may stay in use without
+        one, by a tenant that is not seen from here, so that wait ends.
+        """
+        mine = {f"{node}/{device}" for node, device in self._recorder.ledger.places.values()}
+        mine &= {assignment.device.key for assignment in placement.assignments}
+        deadline = time.monotonic() + RELEASE_PATIENCE
+        told = False
+        while left := {key: why for key, why in found.occupied.items() if key in mine}:
+            text = "; ".join(f"{key}: {why}, and no process is listed" for key, why in left.items())
+            if time.monotonic() > deadline:
+                self._recorder.record("note", f"not waited for any longer: {text}")
+                break
+            if not told:
+                self._recorder.record("waiting", text)
+            told = True
+            self._pass(_RELEASE_LOOK)
+            found = self._look()
+        return found
+
     def _patience(self, *, recovering: bool) -> float:
         if self._spec.limits.wait is not None:
             return self._spec.limits.wait
         counted = not self._spec.resources.device.is_slot
         return RECOVERY_PATIENCE if recovering and counted else 0.0
 
-    def _choose(self, found: Found) -> Placement | Refusal:
-        """Without the devices that this run has blamed, if there are others."""
+    def _patience_for_all(self, *, smaller: bool) -> float:
+        """Seconds in which nothing but full size will do."""
+        was = self._recorder.ledger.world
+        return 0.0 if smaller or (was is not None and not was.whole) else world.PATIENCE
+
+    def _smaller(self, found: Found) -> Placement | None:
+        """The largest smaller world that can be had, for a job that has run and may shrink."""
+        resources = self._spec.resources
+        if resources.device.is_slot or not self._recorder.ledger.attempt:
+            return None
+        for size in world.sizes(resources.ranks, self._spec.restart.min_ranks)[1:]:
+            chosen = self._choose(found, size)
+            if isinstance(chosen, Placement):
+                return chosen
+        return None
+
+    def _choose(self, found: Found, size: int) -> Placement | Refusal:
+        """`size` devices: none that this run has blamed or found slow, if there are others."""
         if found.missing:
             return Refusal(_none_here(self._spec.resources.device, found.missing))
         blamed = self._recorder.ledger.blamed
-        given = self._stay(found, {**blamed, **found.withheld})
-        if given is not None:
-            return given
-        chosen = self._leased(found, {**blamed, **found.withheld})
+        slow = self._recorder.ledger.slow_devices if self._spec.health.move_stragglers else {}
+        if slow and not self._spec.resources.device.is_slot:
+            chosen = self._avoiding(found, {**slow, **blamed}, size)
+            if isinstance(chosen, Placement):
+                return chosen
+        chosen = self._avoiding(found, blamed, size)
         if isinstance(chosen, Refusal) and blamed:
-            return self._leased(found, found.withheld)
+            return self._leased(found, found.withheld, size)
         return chosen
 
-    def _stay(self, found: Found, withheld: Mapping[str, str]) -> Placement | None:
-        """The place that was given, if all of it can be had still."""
-        if self._given is None:
+    def _avoiding(self, found: Found, avoided: Mapping[str, str], size: int) -> Placement | Refusal:
+        withheld = {**avoided, **found.withheld}
+        return self._stay(found, withheld, size) or self._leased(found, withheld, size)
+
+    def _stay(self, found: Found, withheld: Mapping[str, str], size: int) -> Placement | None:
+        """The place that was given, if it is of this size and all of it can be had still."""
+        if self._given is None or len(self._given.assignments) != size:
             return None
         if self._spec.resources.device.is_slot:
             return self._given
@@ -155,10 +254,11 @@ class Devices:
         moved = (replace(one, device=here[one.device.key]) for one in self._given.assignments)
         return replace(self._given, assignments=tuple(moved))
 
-    def _leased(self, found: Found, withheld: Mapping[str, str]) -> Placement | Refusal:
+    def _leased(self, found: Found, withheld: Mapping[str, str], size: int) -> Placement | Refusal:
         """A placement on devices that no other run has, and none can have now."""
         while True:
-            chosen = allocate(found.inventory, request_for(self._spec, withheld))
+            request = replace(request_for(self._spec, withheld), ranks=size)
+            chosen = allocate(found.inventory, request)
             if isinstance(chosen, Refusal) or self._spec.resources.device.is_slot:
                 return chosen
             devices = [assignment.device for assignment in chosen.assignments]

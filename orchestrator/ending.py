@@ -18,6 +18,7 @@ TERM_GRACE = 10.0
 
 _TICK = 0.1
 _STOP_TIMEOUT = 30.0
+_LEAVE_PATIENCE = 120.0
 _ORDERLY = frozenset({EXIT_DONE, EXIT_RETRY})
 
 
@@ -41,6 +42,7 @@ class Ending:
     def stop(self, way: UnderWay, *, grace: float = 0.0) -> None:
         """End the gang and wait until every process of it is gone."""
         way.gang.stopped_at = None
+        self._dismiss()
         if self._node.supervised:
             self._node.stop(self._recorder.ledger.attempt, grace)
             deadline = time.monotonic() + grace + _STOP_TIMEOUT
@@ -64,12 +66,32 @@ class Ending:
         except OSError as error:
             self._recorder.record("note", f"the ranks cannot be asked to save: {error}")
             return
+        self._await_leaving(way, patience)
+
+    def _await_leaving(self, way: UnderWay, patience: float) -> None:
+        """Until all have left, or one has ended otherwise and the rest would wait for it."""
         deadline = time.monotonic() + patience
         while self._node.supervised and time.monotonic() < deadline:
             exits = [view.exit for view in way.gang.views]
             if all(exits) or any(one and one.code not in _ORDERLY for one in exits):
                 return
             self._hear(_TICK)
+
+    def let_leave(self, way: UnderWay) -> None:
+        """Wait for a gang that was asked to leave: the first to go must not cost the others' save.
+
+        Whoever has asked: a SIGTERM from outside does so too.
+        """
+        gone = [view.exit.code for view in way.gang.views if view.exit is not None]
+        asked = stop_request.asked(self._spool.stop_request(self._recorder.ledger.attempt))
+        if asked and EXIT_RETRY in gone:
+            # Whether the others can be asked need not be known yet: one has left as it was.
+            self._await_leaving(way, _LEAVE_PATIENCE)
+
+    def _dismiss(self) -> None:
+        """Let TERM end the ranks at once; where that cannot be said, KILL follows."""
+        with contextlib.suppress(OSError):
+            stop_request.dismiss(self._spool.stop_request(self._recorder.ledger.attempt))
 
     def record(self, way: UnderWay) -> None:
         """Record what the attempt was worth, once."""
@@ -86,4 +108,5 @@ class Ending:
             steps=steps,
             last_step=max(0, way.gang.last_step),
             ends=way.gang.ends(),
+            step_p99=way.gang.step_p99,
         )

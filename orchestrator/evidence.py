@@ -1,12 +1,15 @@
-"""Gather what a failed attempt left behind: exits, error files, the end of a log, OOM kills."""
+"""Gather what a failed attempt left behind: exits, error files, the end of a log, who killed it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
+from orchestrator import oom
 from orchestrator.health import RankView, Suspect
 from orchestrator.journal import Event
 from orchestrator.layout import AttemptDirectory
@@ -30,15 +33,19 @@ def collect(
     lived: float,
     oom_killed: bool,
     device_fault: str = "",
+    asked_to_stop: bool = False,
 ) -> Evidence:
     """The evidence about the first failure, read when the gang is down.
 
-    `stepped_before`: an earlier attempt finished a step; `lived`: seconds of this attempt.
+    `stepped_before`: an earlier attempt finished a step; `lived`: seconds of this attempt;
+    `oom_killed`: the kernel counted a kill for memory in it.
     """
     error: Mapping[str, Any] = (view.error if view is not None else None) or {}
     ended = view.exit if view is not None else None
     own_exit = ended is not None and not ended.asked
     signal = ended.signal if ended is not None and own_exit else None
+    log = _tail_without(redactor, files.log(suspect.rank))
+    kernel = redactor.text(_kernel_word(view)) if signal == SIGKILL else ""
     return Evidence(
         sign=suspect.sign,
         exit_code=ended.code if ended is not None and own_exit else error.get("code"),
@@ -47,12 +54,58 @@ def collect(
         error_message=str(error.get("message", "")),
         error_errno=error.get("errno"),
         bad_checkpoint=error.get("checkpoint"),
-        log=_tail_without(redactor, files.log(suspect.rank)),
-        oom_killed=oom_killed and signal == 9,
+        log=log,
+        oom_killed=bool(kernel) or (oom_killed and signal == SIGKILL),
         before_first_step=not stepped_before and not _has_stepped(view, lived),
         start_errno=view.start_errno if view is not None else None,
         device_fault=device_fault,
+        terminated_by_us=asked_to_stop,
+        kernel_word=kernel,
+        terminated_by=terminator(log) if signal == SIGTERM else "",
     )
+
+
+OWN_TERMS: tuple[tuple[str, str], ...] = (
+    (
+        "[HcclWatchDog] Try to kill this process by SIGTERM",
+        "MindSpore's HCCL watchdog, which saw an error of the communication",
+    ),
+    (
+        "The subprocess of dataset may exit unexpected or be killed, main process will exit",
+        "MindSpore's dataset watchdog, since a worker of the data pipeline had died",
+    ),
+    (
+        "Kill this process with SIGTERM.",
+        "MindSpore's cluster callback, since its distributed job had broken",
+    ),
+)
+"""What MindSpore logs before it ends its own process by SIGTERM, and who that is.
+
+Source: texts of the 2.10 libraries (ascend_res_manager, _c_dataengine, cluster/init.cc).
+"""
+_STRANGER = "a process outside muster and MindSpore: its log names none of MindSpore's watchdogs"
+
+
+def terminator(log: str) -> str:
+    """Who sent the SIGTERM that a rank died of, when we did not: by the last line that says so."""
+    said = [(at, who) for words, who in OWN_TERMS if (at := log.rfind(words)) >= 0]
+    return max(said)[1] if said else _STRANGER
+
+
+def explained(suspect: Suspect, found: Evidence) -> Suspect:
+    """The suspect with what killed it in its cause, where that is known."""
+    if found.terminated_by:
+        return replace(suspect, cause=f"{suspect.cause}, sent by {found.terminated_by}")
+    if found.oom_killed:
+        by = f": {found.kernel_word}" if found.kernel_word else " by its cgroup's counter"
+        return replace(suspect, cause=f"{suspect.cause}, for memory{by}")
+    return suspect
+
+
+def _kernel_word(view: RankView | None) -> str:
+    if view is None or view.pid is None:
+        return ""
+    return oom.kill_logged(view.pid, view.started_at or 0.0)
 
 
 def _has_stepped(view: RankView | None, lived: float) -> bool:
@@ -104,39 +157,3 @@ def tail(path: Path, size: int) -> str:
             return file.read(size).decode(errors="replace")
     except OSError:
         return ""
-
-
-def oom_kills() -> int | None:
-    """OOM kills counted by this process's memory cgroup so far (v2, v1); None if unreadable.
-
-    Source: kernel documentation, cgroup-v2 `memory.events`, cgroup-v1 `memory.oom_control`.
-    """
-    for path in _oom_files():
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        for line in text.splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return None
-
-
-def _oom_files() -> list[Path]:
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    root = Path("/sys/fs/cgroup")
-    files = []
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        below = path.lstrip("/")
-        if controllers == "":
-            files.append(root / below / "memory.events")
-        elif "memory" in controllers.split(","):
-            # A container often sees its own group mounted at the controller's root.
-            files.append(root / "memory" / below / "memory.oom_control")
-            files.append(root / "memory" / "memory.oom_control")
-    return files

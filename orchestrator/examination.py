@@ -67,7 +67,7 @@ class Subject:
             **found,
             "cpu_used": used,
             "watched_seconds": round(seconds, 3),
-            "stacks": [self.begin, self.size],
+            "stacks": [self.begin, self.size] if self.asked else [0, 0],
             "no_stacks": why,
         }
 

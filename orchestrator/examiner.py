@@ -132,7 +132,9 @@ def notable(gang: Gang) -> list[str]:
 def _found(seen: Mapping[str, Any], files: AttemptDirectory, gang: Gang) -> Found:
     begin, end = seen["stacks"]
     dump = gang.redactor.text(_part(files.stacks(seen["rank"]), begin, end))
-    sight = Sight(seen["rank"], seen.get("state", ""), seen.get("wchan", ""), parse(dump))
+    view = gang.view(seen["rank"])
+    phase = view.beat.phase if view and view.beat else None
+    sight = Sight(seen["rank"], seen.get("state", ""), seen.get("wchan", ""), parse(dump), phase)
     found = place_of(sight)
     source = gang.redactor.text(_source_line(found.frame)) if found.frame else ""
     return replace(found, source=source)

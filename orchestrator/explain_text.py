@@ -150,6 +150,8 @@ def _afterwards(one: Mapping[str, Any]) -> Iterator[str]:
     if after is not None:
         where = f"step {after['step']}, {after['resumed_from']}: " if after["resumed_from"] else ""
         yield f"  attempt {after['attempt']} from {where}{after['why']}"
+        if after["ranks"] and after["world_size"] and after["ranks"] < after["world_size"]:
+            yield f"    a smaller world: {after['ranks']} processes for {after['world_size']} ranks"
         yield from _listed("", [f"step {q['step']}: {q['why']}" for q in after["quarantined"]])
         yield from _listed("waited", after["waited_for"])
         if after["fallback"]:

@@ -17,6 +17,7 @@ from cluster.device_leases import held_by_others
 from cluster.gpu import probe as gpu
 from cluster.gpu.report import GpuNodeReport
 from cluster.gpu.report import devices_of as gpus_of
+from cluster.measured import Measured, Memory
 from cluster.rank_table import ServerFacts
 from orchestrator.device_book import BadBook, DeviceBook, book_for
 
@@ -44,6 +45,8 @@ class Found:
     simulated: str = ""
     missing: str = ""
     silent: str = ""
+    occupied: Mapping[str, str] = field(default_factory=dict)
+    """By key: devices whose memory is in use though no process is listed that uses it."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -147,6 +150,7 @@ def of_report(report: NodeReport, here: Node) -> Found:
         notes if report.simulated else (),
         report.simulated,
         silent="" if report.answered else "; ".join(report.problems),
+        occupied=_occupied((key, one.memory, one.processes) for key, one in named),
     )
 
 
@@ -163,7 +167,18 @@ def of_gpus(report: GpuNodeReport, here: Node) -> Found:
         {key: one.concerns for key, one in named if one.concerns},
         notes=tuple(filter(None, (report.why, *report.problems))),
         silent=report.why if report.failed else "",
+        occupied=_occupied((key, one.gpu.memory, one.gpu.processes) for key, one in named),
     )
+
+
+def _occupied(
+    seen: Iterable[tuple[str, Measured[Memory], Measured[tuple[object, ...]]]],
+) -> dict[str, str]:
+    return {
+        key: str(memory)
+        for key, memory, processes in seen
+        if isinstance(memory, Memory) and not memory.free and processes == ()
+    }
 
 
 def own_address() -> str:

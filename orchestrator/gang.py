@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.health import Exit, Observation, RankView
+from orchestrator.effort import Effort
+from orchestrator.health import Exit, Observation, RankView, p99
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.layout import AttemptDirectory, read_json, spooled_error
 from orchestrator.link import Message
 from orchestrator.plan import LaunchPlan
 from orchestrator.secrets import Redactor
 from orchestrator.silent import Silence
+from orchestrator.stragglers import News, Slow, Stragglers
 
 _STEPS_REMEMBERED = 1000
 _ERROR_FIELDS = frozenset({"type", "message", "traceback", "code", "monotonic"})
@@ -25,13 +27,18 @@ _ERROR_FIELDS = frozenset({"type", "message", "traceback", "code", "monotonic"})
 class Gang:
     """All ranks of one attempt."""
 
-    def __init__(self, plan: LaunchPlan, files: AttemptDirectory) -> None:
+    def __init__(
+        self, plan: LaunchPlan, files: AttemptDirectory, straggler: float | None = None
+    ) -> None:
+        """`straggler`: how many times slower than its peers a rank may be; None: not watched."""
         self.plan = plan
         self.redactor = Redactor.of(plan.ranks[0].process.secrets)  # as they are at the start
         self._files = files
         self._ranks = {rank.assignment.rank: RankView(rank.assignment.rank) for rank in plan.ranks}
         self._silence = Silence(frozenset(self._ranks))
+        self._stragglers = Stragglers(self._ranks, straggler)
         self._scheduler_exit: Exit | None = None
+        self.scheduler_pid: int | None = None
         self._step_times: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._begun_at = time.monotonic()
         self._seen_at = self._begun_at
@@ -65,6 +72,8 @@ class Gang:
         self._ranks.update({view.rank: view for view in views})
 
     def _on_started(self, message: Message) -> None:
+        if message["rank"] is None:
+            self.scheduler_pid = message["pid"]
         self._change(
             message["rank"],
             pid=message["pid"],
@@ -82,6 +91,7 @@ class Gang:
         if not math.isnan(beat.step_seconds) and (old is None or old.step != beat.step):
             self._step_times.append(beat.step_seconds)
         self._silence.take(message["rank"], beat)
+        self._stragglers.beat(message["rank"], beat)
         self._change(message["rank"], beat=beat)
         if beat.failed:
             self._read_error(message["rank"])
@@ -96,6 +106,19 @@ class Gang:
         self._change(
             message["rank"], process_state=message["process_state"], log_at=message["log_at"]
         )
+
+    def _on_effort(self, message: Message) -> None:
+        rank = message["rank"]
+        effort = Effort(**message["effort"])
+        self._stragglers.effort(rank, message["at"], effort, self._ranks[rank].beat)
+
+    def restore_stragglers(self, told: Mapping[int, Mapping[str, Any]]) -> None:
+        """Take over what an earlier controller had told of them: factor and reason, by rank."""
+        self._stragglers.restore({rank: Slow(**one) for rank, one in told.items()})
+
+    def stragglers(self) -> list[News]:
+        """Who has become a straggler since this was asked last, and who is none any more."""
+        return self._stragglers.look()
 
     def _on_exit(self, message: Message) -> None:
         ended = Exit(message["code"], message["signal"], message["at"], message["asked"])
@@ -138,6 +161,11 @@ class Gang:
             step_times=tuple(self._step_times),
             silent=self._silence.suspect,
         )
+
+    @property
+    def step_p99(self) -> float | None:
+        """What 99 of 100 steps of this attempt took at most, in seconds; None before the second."""
+        return p99(self._step_times)
 
     @property
     def lived(self) -> float:

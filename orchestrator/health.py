@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.heartbeat import PHASES, Heartbeat
+from orchestrator.spec import Hang
 from orchestrator.states import RankState
 
-HANG_FLOOR = 60.0
-"""No training rank is called hung sooner, in seconds: the noise of a shared machine."""
+HANG_FLOOR = Hang().floor
+"""No training rank is called hung sooner, in seconds, unless its job says so."""
 
-_HANG_FACTOR = 5.0
 _PERCENTILE = 0.99
+_ENOUGH_STEPS = 100
 NOT_DETERMINED = "; which rank is the cause: not determined"
 _LEAVE_GRACE = 60.0
 _FAILED_GRACE = 0.5
@@ -121,6 +122,9 @@ class Limits:
 
     phases: Mapping[str, float]
     heartbeat: float | None = None  # None: learnt from the steps
+    hang: Hang = field(default_factory=Hang)
+    earlier_p99: float | None = None
+    """What 99 of 100 steps of the run's earlier attempts took at most; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -160,21 +164,37 @@ def first_failure(observation: Observation, limits: Limits) -> Suspect | None:
     return _hang(observation, limits)
 
 
-def hang_limit(step_times: Sequence[float], given: float | None, first: float) -> float:
+def hang_limit(
+    step_times: Sequence[float],
+    given: float | None,
+    first: float,
+    law: Hang | None = None,
+    earlier_p99: float | None = None,
+) -> float:
     """Seconds without a step after which a training rank counts as hung.
 
-    Five times the 99th percentile of the run's own steps, at least `HANG_FLOOR`; `first`
-    as long as no step was seen, since the first may compile.
+    `law.factor` times the 99th percentile of the run's own steps, within `law.floor` and
+    `law.ceiling`; `first` as long as no step was seen, since the first may compile. Those of
+    earlier attempts count until this one has made enough of its own.
     """
+    law = law or Hang()
     if given is not None:
         return given
-    if not step_times:
+    if not step_times and earlier_p99 is None:
         return first
-    if _HANG_FACTOR * max(step_times) <= HANG_FLOOR:
-        return HANG_FLOOR  # nearly always so; sorting a thousand steps at every look is dear
+    before = earlier_p99 if earlier_p99 is not None and len(step_times) < _ENOUGH_STEPS else 0.0
+    if law.factor * max((*step_times, before)) <= law.floor:
+        return law.floor  # nearly always so; sorting a thousand steps at every look is dear
+    slow = max(p99(step_times) or 0.0, before)
+    return min(law.ceiling, max(law.floor, law.factor * slow))
+
+
+def p99(step_times: Sequence[float]) -> float | None:
+    """What 99 of 100 steps took at most, in seconds; None without any."""
+    if not step_times:
+        return None
     ordered = sorted(step_times)
-    worst = ordered[min(len(ordered) - 1, int(_PERCENTILE * len(ordered)))]
-    return max(HANG_FLOOR, _HANG_FACTOR * worst)
+    return ordered[min(len(ordered) - 1, int(_PERCENTILE * len(ordered)))]
 
 
 def _suspects(view: RankView, now: float) -> tuple[Suspect | None, ...]:
@@ -212,8 +232,11 @@ def _hang(seen: Observation, limits: Limits) -> Suspect | None:
     """The hung rank, if one can be told from its peers; rank None if all look alike.
 
     In a collective every rank waits for the one that does not come. That one is behind, or
-    its process is stopped; where neither is seen, nobody is named.
+    its process is stopped; where neither is seen, nobody is named. A last word that came since
+    the look says that the others were seen too long ago to be judged.
     """
+    if any(view.beat is not None and view.beat.beat_at > seen.now for view in seen.ranks):
+        return None
     present = [view for view in seen.ranks if not view.succeeded and view.exit is None]
     training = _training_limit(seen, limits)
     silences = {view.rank: _silence(view, seen, limits, training) for view in present}
@@ -273,7 +296,10 @@ class _Silence:
 
 def _training_limit(seen: Observation, limits: Limits) -> float:
     first = limits.phases.get("train", limits.phases.get("compile", math.inf))
-    return hang_limit(seen.step_times, limits.heartbeat, first)
+    # Before its first step a rank may compile, whatever earlier attempts took.
+    began = all(view.beat.step >= 0 for view in seen.ranks if view.beat and not view.beat.done)
+    earlier = limits.earlier_p99 if began else None
+    return hang_limit(seen.step_times, limits.heartbeat, first, limits.hang, earlier)
 
 
 def _silence(view: RankView, seen: Observation, limits: Limits, training: float) -> _Silence:
@@ -289,8 +315,18 @@ def _silence(view: RankView, seen: Observation, limits: Limits, training: float)
     if beat.phase != "train":
         limit = limits.phases.get(beat.phase, math.inf)
         return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
-    since = beat.phase_at if math.isnan(beat.step_at) else max(beat.step_at, beat.phase_at)
+    # Whoever waited for a peer that saved or evaluated could make no step meanwhile.
+    together = max(_training_since(peer, beat.step) for peer in seen.ranks)
+    since = together if math.isnan(beat.step_at) else max(beat.step_at, together)
     return _Silence(since, training, f"no step for {training:.0f} s while training")
+
+
+def _training_since(view: RankView, step: int) -> float:
+    """When a rank that is no further than `step` last began to train; minus infinity: it is."""
+    beat = view.beat
+    if beat is None or beat.phase != "train" or beat.step > step:
+        return -math.inf
+    return beat.phase_at
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:

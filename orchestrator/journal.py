@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.layout import sync_directory
 from orchestrator.states import JobState
 
 
@@ -118,6 +119,8 @@ def append_line(path: Path, document: dict[str, Any], *, durable: bool = True) -
             raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted", str(path))
         if durable:
             os.fsync(descriptor)
+            if not size:
+                sync_directory(path.parent)  # a file without a name is lost with its lines
     finally:
         os.close(descriptor)
 

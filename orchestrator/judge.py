@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator import drill, evidence, incident
+from orchestrator import drill, evidence, incident, oom
 from orchestrator.attempt import OpenFault, UnderWay
 from orchestrator.checkpoints import Broken
+from orchestrator.drill.memory import killed
 from orchestrator.examiner import notable
 from orchestrator.health import Limits, RankView, Sign, Suspect, first_failure
 from orchestrator.keeper import CheckpointKeeper
@@ -47,7 +48,7 @@ class Judge:
 
     def attempt_begins(self) -> None:
         """Remember what was so before, to tell what an attempt has brought."""
-        self._oom_kills = evidence.oom_kills()
+        self._oom_kills = oom.kills_counted()
 
     def judge(
         self,
@@ -58,11 +59,13 @@ class Judge:
         seen_at: float,
         device_faults: Mapping[int, str],
         whole: bool = True,
+        asked_to_stop: bool = False,
     ) -> Decision:
         """The decision about a failed attempt.
 
         `device_faults`: what is wrong with the devices of ranks, by their tools, now; `whole`:
-        there are devices for all ranks, as far as is known.
+        there are devices for all ranks, as far as is known; `asked_to_stop`: its ranks had been
+        asked to save themselves and leave.
         """
         ledger = self._recorder.ledger
         if ledger.judged_attempt == ledger.attempt:
@@ -77,11 +80,12 @@ class Judge:
             way.gang.redactor,
             stepped_before=stepped_before,
             lived=way.gang.lived,
-            oom_killed=self._oom_happened(),
+            oom_killed=self._oom_happened() or killed(view.pid if view else None),
             device_fault="; ".join(device_faults.values()),
+            asked_to_stop=asked_to_stop,
         )
         finding = classify(found, self._spec.restart.rules, self._found_in(found.log))
-        blamed = suspect
+        suspect = blamed = evidence.explained(suspect, found)
         if finding.failure.blames_device:
             blamed = _blame_device(suspect, device_faults)
         if found.bad_checkpoint and way.chosen is not None:
@@ -185,7 +189,7 @@ class Judge:
         return found
 
     def _oom_happened(self) -> bool:
-        now, before = evidence.oom_kills(), self._oom_kills
+        now, before = oom.kills_counted(), self._oom_kills
         return before is not None and now is not None and now > before
 
 

@@ -185,10 +185,10 @@ class CheckpointKeeper:
         Raises Unstartable if a checkpoint cannot be moved.
         """
         self._finish()  # what is being read must not be moved
-        for saved in catalogue(self._directory.checkpoints):
-            if saved.step > after:
-                why = f"what was saved after step {after} cannot be trusted: {reason}"
-                self.quarantine(Broken(saved.path, saved.step, why))
+        checkpoints = [c for c in catalogue(self._directory.checkpoints) if c.step > after]
+        for saved in (*checkpoints, *self._snapshots.newer_than(after)):
+            why = f"what was saved after step {after} cannot be trusted: {reason}"
+            self.quarantine(Broken(saved.path, saved.step, why))
         if after <= 0 and self._recorder.ledger.ever_checkpointed:
             self._recorder.record("anew", f"the run begins anew: {reason}")
 

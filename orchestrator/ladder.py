@@ -141,7 +141,10 @@ POLICY: tuple[PolicyRow, ...] = (
         "not enough devices for all ranks, and restart.min_ranks is below resources.ranks",
         Action.SMALLER,
         lambda case: not case.whole and case.may_shrink,
-        lambda case: f"restart with fewer devices, not below {case.restart.min_ranks} ranks",
+        lambda case: (
+            "devices for all ranks are lacking: a smaller world "
+            f"(at least {case.restart.min_ranks}) unless they are back soon; restart"
+        ),
     ),
     PolicyRow(
         "the device is to blame",

@@ -67,6 +67,7 @@ class ProcessPlan:
     table: TableFile | None = None
     preamble: str = ""  # the first line of its log
     secrets: Mapping[str, str] = field(default_factory=dict)  # variable → path of its 0600 file
+    measured: bool = False  # what it needs is looked at now and then, to find stragglers
 
     @property
     def label(self) -> str:

@@ -237,6 +237,10 @@ class Spool:
         """What tells the ranks of an attempt to save themselves and leave."""
         return self.root / f"{attempt:03d}.stop"
 
+    def drill(self, attempt: int, rank: int) -> Path:
+        """Through what a drill reaches inside a rank."""
+        return self.root / f"{attempt:03d}-{rank}.drill"
+
     @property
     def user(self) -> Path:
         """Which supervisor uses it."""

@@ -14,6 +14,7 @@ from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
 from orchestrator.states import FailureClass, JobState
 from orchestrator.verdicts import History
+from orchestrator.world import World
 
 
 @dataclass
@@ -63,6 +64,10 @@ class Ledger:
     drills: list[dict[str, Any]] = field(default_factory=list)
     blamed: dict[str, str] = field(default_factory=dict)
     """Devices whose fault a failure was, by key, with the cause: avoided where others will do."""
+    stragglers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Ranks of the newest attempt that are slower than their peers now: factor and reason."""
+    slow_devices: dict[str, str] = field(default_factory=dict)
+    """Devices of ranks that were stragglers to the end, by key: the next attempt may avoid them."""
     simulated: bool | None = None
     """Whether the ranks' devices are a rehearsal node's; None before the first attempt."""
     charged_at: dict[FailureClass, float] = field(default_factory=dict)
@@ -75,6 +80,16 @@ class Ledger:
     """The newest decision: action, row, delay, may_shrink, fallback; empty before the first."""
     heard_at: float | None = None
     """When the newest event was recorded."""
+    scheduler_pid: int | None = None
+    """The rendezvous scheduler of the newest attempt, where it has one."""
+    world: World | None = None
+    """How many processes compute how many ranks in the newest attempt, where that was told."""
+    growing: int = 0
+    """The newest attempt that was ended to go on at full size."""
+    growths: int = 0
+
+    step_p99: float | None = None
+    """What 99 of 100 steps of the last attempt that made steps took at most, in seconds."""
 
     def apply(self, event: Event) -> None:
         """Take one event in; unknown kinds only move the state."""
@@ -157,6 +172,7 @@ def _forgive(ledger: Ledger, _: Event) -> None:
     ledger.without_gain = ledger.failures_in_a_row = 0
     ledger.sources = ""
     ledger.blamed.clear()
+    ledger.slow_devices.clear()
 
 
 def _requeued(ledger: Ledger, event: Event) -> None:
@@ -173,6 +189,7 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.pids = []
     ledger.attempt_at = event.time
     ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
+    ledger.stragglers = {}
     ledger.suspect = None
     ledger.chosen = None
     if event.data.get("resumed_from"):
@@ -180,8 +197,10 @@ def _attempt(ledger: Ledger, event: Event) -> None:
             "path": event.data["resumed_from"],
             "step": event.data["resumed_step"],
             "digest": event.data["digest"],
-            "world_size": event.data.get("world_size", 0),
+            "world_size": _of_checkpoint(event.data),
         }
+    size = event.data.get("ranks")
+    ledger.world = World(event.data["world_size"], size) if size else None
     ledger.simulated = event.data.get("simulated", False)
     ledger.best_step = max(ledger.best_step, ledger.resumed_step)
     if ledger.started_at is None:
@@ -194,6 +213,17 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     # What was lost counts when it is trained again, as if it had never been trained before.
     counted = ledger.counted_seconds
     ledger.charged_at = {cls: min(at, counted) for cls, at in ledger.charged_at.items()}
+
+
+def _of_checkpoint(data: dict[str, Any]) -> int:
+    """The ranks of the checkpoint; earlier attempts told no other world size than this."""
+    size: int = data.get("checkpoint_world_size") or data.get("world_size", 0)
+    return size
+
+
+def _growing(ledger: Ledger, event: Event) -> None:
+    ledger.growing = event.attempt
+    ledger.growths += 1
 
 
 def _cut(segment: tuple[int, int, float], last: int) -> tuple[int, int, float]:
@@ -223,6 +253,7 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
     if steps:
         ledger.trained.append((last - steps + 1, last, event.data["seconds"]))
     ledger.best_step = max(ledger.best_step, last)
+    ledger.step_p99 = event.data.get("step_p99") or ledger.step_p99
 
 
 def _charge(ledger: Ledger, failure: FailureClass) -> None:
@@ -297,10 +328,23 @@ def _supervisor(ledger: Ledger, event: Event) -> None:
 
 def _running(ledger: Ledger, event: Event) -> None:
     ledger.pids = event.data.get("pids", [])
+    ledger.scheduler_pid = event.data.get("scheduler")
 
 
 def _waiting(ledger: Ledger, event: Event) -> None:
     ledger.reason = event.reason
+
+
+def _straggler(ledger: Ledger, event: Event) -> None:
+    data = event.data
+    key = f"{data.get('node')}/{data.get('device')}"
+    if data.get("over"):
+        ledger.stragglers.pop(data["rank"], None)
+        ledger.slow_devices.pop(key, None)
+    else:
+        found = {"factor": data["factor"], "reason": data["likely"]}
+        ledger.stragglers[data["rank"]] = found
+        ledger.slow_devices[key] = f"its rank was slow: {data['likely']}"
 
 
 def _drill(ledger: Ledger, event: Event) -> None:
@@ -321,6 +365,7 @@ _HANDLERS = {
     "supervisor_started": _supervisor,
     "running": _running,
     "failing": _failing,
+    "growing": _growing,
     "stopping": _ordered,
     "ordered": _ordered,
     "resumed": _resumed,
@@ -333,6 +378,7 @@ _HANDLERS = {
     "quarantined": _quarantined,
     "retired": _retired,
     "anew": _anew,
+    "straggler": _straggler,
     "drill": _drill,
     "waiting": _waiting,
     "again": _forgive,

@@ -18,7 +18,7 @@ from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome, Watcher
 from orchestrator.found import find_nodes
 from orchestrator.journal import Event, Journal, JournalError, keep_reserve, read_events
-from orchestrator.layout import RunDirectory, Spool, write_bytes, write_json
+from orchestrator.layout import RunDirectory, Spool, read_json, write_bytes, write_json
 from orchestrator.ledger import fold
 from orchestrator.node import LocalNode
 from orchestrator.orders import Order, OrderKind
@@ -71,7 +71,7 @@ def drive(
     ownership.remove_stale_spools()
     snapshot_place.remove_stale()
     try:
-        with ownership.driving(directory), _spool(directory) as spool:
+        with ownership.driving(directory), _spool(directory) as spool, _predecessor(directory):
             keep_reserve(directory.reserve)
             return _drive(directory, spec, watcher, spool, faults, by_hand=by_hand)
     except ownership.InHands as error:
@@ -163,12 +163,32 @@ def _spool(directory: RunDirectory) -> Iterator[Spool]:
 
 
 @contextmanager
+def _predecessor(directory: RunDirectory) -> Iterator[None]:
+    """See that the spool of a controller that was killed goes too.
+
+    Its supervisor removes it, unless ours comes first and clears that one away.
+    """
+    live = read_json(directory.live) or {}
+    left = Spool.from_document(live["spool"]) if "spool" in live else None
+    try:
+        yield
+    finally:
+        if left is not None:
+            left.remove()
+
+
+@contextmanager
 def _interruptible(controller: Controller) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run in order; a second one changes nothing."""
+    """SIGINT and SIGTERM end the run in order; a second one changes nothing.
+
+    SIGTERM is how a machine is taken away: the ranks save themselves before they leave.
+    """
 
     def interrupt(number: int, _: FrameType | None) -> None:
         reason = f"stopped by {signal.Signals(number).name}"
-        controller.order = Order(OrderKind.CANCEL, reason)
+        preempted = number == signal.SIGTERM
+        kind = OrderKind.PREEMPT if preempted else OrderKind.CANCEL
+        controller.order = Order(kind, reason)
 
     before = {
         number: signal.signal(number, interrupt)

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from orchestrator import processes
+from orchestrator.effort import Meter
 from orchestrator.heartbeat import read_heartbeat
 from orchestrator.launch import ProcessPlan
 from orchestrator.link import Message
 
 # Running and sleeping alternate all the time and say nothing.
 _TELLING_STATES = "TtDZ"
+_STOPPED = frozenset("Tt")
+_EFFORT_EVERY = 2.0
 
 
 class Lookout:
@@ -30,11 +33,15 @@ class Lookout:
         self._state: str | None = ""  # None: nobody was told
         self._log_size = 0
         self._log_at = now
+        self._meter = Meter(pid) if launch.measured else None
+        self._measured_at = self._looked_at = now
+        self._stopped = 0.0
 
     def look(self) -> Iterator[Message]:
         """What has changed since the last look."""
         yield from self.beats()
         yield from self._signs()
+        yield from self._effort()
 
     def forget(self) -> None:
         """Somebody new looks on: everything is news again."""
@@ -60,6 +67,7 @@ class Lookout:
             return
         state = processes.state_of(self._pid) or ""
         state = state if state in _TELLING_STATES else ""
+        self._count_stopped(state)
         size = self._size_of_log()
         if (state, size) == (self._state, self._log_size):
             return
@@ -72,6 +80,22 @@ class Lookout:
             "process_state": state,
             "log_at": self._log_at,
         }
+
+    def _count_stopped(self, state: str) -> None:
+        now = time.monotonic()
+        if state in _STOPPED:
+            self._stopped += now - self._looked_at
+        self._looked_at = now
+
+    def _effort(self) -> Iterator[Message]:
+        """Seldom: it takes reading a file for every thread."""
+        now = time.monotonic()
+        if self._meter is None or now - self._measured_at < _EFFORT_EVERY:
+            return
+        self._measured_at = now
+        effort = self._meter.read(self._stopped)
+        if effort is not None:
+            yield {"event": "effort", **self._whose, "at": now, "effort": asdict(effort)}
 
     def _size_of_log(self) -> int:
         try:

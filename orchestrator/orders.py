@@ -9,7 +9,7 @@ from orchestrator.states import JobState
 
 
 class OrderKind(enum.Enum):
-    """What is to become of a job. The last three are muster's own: nobody asks for them by name."""
+    """What is to become of a job. The last four are muster's own: nobody asks for them by name."""
 
     CANCEL = "cancel"
     HOLD = "hold"
@@ -17,6 +17,7 @@ class OrderKind(enum.Enum):
     RESUME = "resume"
     REQUEUE = "requeue"  # give the devices back, and go on later
     OVERRUN = "overrun"  # limits.run is over
+    PREEMPT = "preempt"  # the machine is wanted back: save, leave, and let somebody resume
     DETACH = "detach"  # let go of a run and leave it as it is
 
 
@@ -45,6 +46,7 @@ HALTS: dict[OrderKind, Halt] = {
     OrderKind.CANCEL: Halt("cancelled", JobState.CANCELLED, 0.0),
     OrderKind.HOLD: Halt("held", JobState.HELD, 120.0),
     OrderKind.REQUEUE: Halt("requeued", JobState.QUEUED, 120.0),
+    OrderKind.PREEMPT: Halt("preempted", JobState.CANCELLED, 120.0),
     OrderKind.OVERRUN: Halt("overrun", JobState.FAILED, 120.0),
 }
 """A run that is to go on later has time to save itself; a cancelled one need not."""

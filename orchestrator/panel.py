@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.states import RankState
+from orchestrator.world import World
 
 FILE_WIDTH = 140
 """A file has no width of its own, and a table must not be broken at a guess of 80."""
@@ -45,6 +46,9 @@ def headline(summary: dict[str, Any]) -> Text:
     ]
     if summary["checkpoint"]:
         parts.append(f"checkpoint {summary['checkpoint']['step']}")
+    world = summary.get("world")
+    if world and world["virtual_ranks"] > 1:
+        parts.append(str(World(world["ranks"], world["processes"])))
     if summary["simulated"]:
         parts.append("simulated devices")
     return Text("  ".join(parts), style="bold")
@@ -89,12 +93,16 @@ def rank_table(rows: Sequence[dict[str, Any]]) -> Table:
             shown(row["pid"]),
             ",".join(map(str, row["cpus"])),
             shown(row["step"]),
-            _seconds(row["step_seconds"]),
+            _seconds(row["step_seconds"], _slow(row.get("straggler"))),
             _seconds(row["heartbeat_age"], " ago"),
             "" if row["memory"] is None else f"{row['memory'] / 1e9:.2f} GB",
             str(row["first_failures"] or ""),
         )
     return table
+
+
+def _slow(straggler: dict[str, Any] | None) -> str:
+    return "" if straggler is None else f", slow x{straggler['factor']:g}"
 
 
 def _where(row: dict[str, Any]) -> str:
@@ -156,6 +164,22 @@ def _print_incident(console: Console, title: str, one: dict[str, Any]) -> None:
     console.print(table)
     if one["steps_lost"] is not None:
         console.print(f"  steps trained again: {one['steps_lost']}")
+
+
+def print_drills(results: Sequence[dict[str, Any]], *, stderr: bool = False) -> None:
+    """Faults on purpose: what was promised, what was found, whether the run kept its word."""
+    console = Console(highlight=False, stderr=stderr)
+    console.print(Text("drills", style="bold"))
+    for one in results:
+        style = "green" if one["passed"] else "bold red"
+        word = "passed" if one["passed"] else "FAILED"
+        took = f" in {one['seconds']:.1f} s" if one.get("seconds") is not None else ""
+        console.print(Text.assemble((f"  {word} ", style), f"{one['fault']}{took}"), soft_wrap=True)
+        for name in ("promised", "found"):
+            if one[name]:
+                console.print(Text(f"    {name:<9} {one[name]}"), soft_wrap=True)
+        for failure in one["failures"]:
+            console.print(Text(f"    {'but':<9} {failure}", style=style), soft_wrap=True)
 
 
 def shown(value: Any, form: str = "") -> str:

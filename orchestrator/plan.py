@@ -22,6 +22,7 @@ from orchestrator.attempt_table import AttemptTable, table_of
 from orchestrator.launch import MARK, ForkServerPlan, ProcessPlan
 from orchestrator.layout import RunDirectory, Spool
 from orchestrator.spec import DeviceKind, JobSpec, LaunchMode, StartMethod
+from orchestrator.world import World
 
 PORT_LATER = "<leased at start>"
 """Stands for the scheduler's port in a plan that starts nothing."""
@@ -86,6 +87,13 @@ class LaunchPlan:
     table: AttemptTable | None = None
     simulated: str = ""
     """The rehearsal node whose devices these are; its ranks run on the CPU backend."""
+    job_ranks: int = 0
+    """The ranks of the job where there are fewer processes than that; else 0."""
+
+    @property
+    def world(self) -> World:
+        """How many processes compute how many ranks."""
+        return World(self.job_ranks or len(self.ranks), len(self.ranks))
 
     @cached_property
     def placement(self) -> Placement:
@@ -126,6 +134,7 @@ class LaunchPlan:
             "rank_table": json.loads(text_of(self.table.table)) if self.table else None,
             "rank_table_file": asdict(self.table.file) if self.table else None,
             "simulated_node": self.simulated or None,
+            "virtual_ranks": self.world.virtual,
             "scheduler": self._scheduler_document(),
             "fork_server": {"preload": list(self.fork_server.preload)}
             if self.fork_server
@@ -168,6 +177,7 @@ def written_down(document: Mapping[str, Any], run_id: str) -> LaunchPlan:
         fork_server=None,
         notes=tuple(document["notes"]),
         simulated=document["simulated_node"] or "",
+        job_ranks=len(document["ranks"]) * document.get("virtual_ranks", 1),
     )
 
 
@@ -258,10 +268,22 @@ def make_plan(
         scheduler=gang.scheduler() if gang.dynamic else None,
         scheduler_environment=gang.scheduler_environment(),
         fork_server=gang.fork_server() if gang.forks else None,
-        notes=(*placement.notes, *(table.findings()[1] if table else ()), *gang.notes()),
+        notes=(
+            *placement.notes,
+            *(table.findings()[1] if table else ()),
+            *_shrunk(gang.world),
+            *gang.notes(),
+        ),
         table=table,
         simulated=simulated,
+        job_ranks=gang.world.ranks,
     )
+
+
+def _shrunk(world: World) -> tuple[str, ...]:
+    """What a smaller world does without."""
+    # Snapshots are of one rank a process: who adds them to the contract asks `_Gang.world.whole`.
+    return () if world.whole else (f"runs on {world}: no snapshots are taken",)
 
 
 def needs_port(spec: JobSpec, *, simulated: bool) -> bool:
@@ -321,12 +343,16 @@ class _Gang:
     @property
     def full(self) -> bool:
         """Whether every rank of the job has a process of its own."""
-        return self.size == self.spec.resources.ranks
+        return self.world.whole
 
     def notes(self) -> tuple[str, ...]:
         if self.full or self.spec.checkpoint.snapshot_every_steps is None:
             return ()
         return ("no snapshots are taken by fewer processes than the job has ranks",)
+
+    @property
+    def world(self) -> World:
+        return World(self.spec.resources.ranks, self.size)
 
     def rank(self, assignment: Assignment) -> RankPlan:
         environment = {**self._imported(assignment.threads), **self._contract(assignment)}
@@ -348,6 +374,7 @@ class _Gang:
             table=self.table.file if self.table else None,
             preamble=self._preamble(assignment),
             secrets={name: str(path) for name, path in self.spec.secrets.items()},
+            measured=self.spec.health.straggler is not None,
         )
         return RankPlan(assignment, process, environment)
 
@@ -441,9 +468,12 @@ class _Gang:
             "MUSTER_BACKEND": self.backend.value,
             "MUSTER_HEARTBEAT": str(self.spool.heartbeat(self.attempt.number, rank)),
             "MUSTER_STOP": str(self.spool.stop_request(self.attempt.number)),
+            "MUSTER_DRILL": str(self.spool.drill(self.attempt.number, rank)),
             "MUSTER_ERROR_FILE": str(files.error(rank)),
             "MUSTER_CHECKPOINT": json.dumps(checkpoint),
         }
+        if not self.world.whole:
+            contract["MUSTER_RANKS"] = str(self.world.ranks)
         visible = self.spec.resources.device.visible_variable
         if visible:
             held = self._held[assignment.node]

@@ -47,6 +47,9 @@ _NO_PROGRAM_ERRNOS = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno
 _OOM_LOG = re.compile(r"std::bad_alloc|Cannot allocate memory|oom-kill|Out of memory")
 
 
+_SIGTERM = 15
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Everything that may decide a failure's class, as found when the gang was down."""
@@ -64,6 +67,8 @@ class Evidence:
     start_errno: int | None = None
     terminated_by_us: bool = False
     device_fault: str = ""  # what is wrong with a device of the gang, by its tools, afterwards
+    kernel_word: str = ""  # what the kernel logged when it killed the rank for memory
+    terminated_by: str = ""  # who sent the SIGTERM that it died of, when we did not
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,12 @@ RULES: tuple[ClassRule, ...] = (
         "exception before the job's first step",
         FailureClass.USER,
         lambda e: e.before_first_step and (e.error_type is not None or bool(e.exit_code)),
+    ),
+    ClassRule(
+        "terminated from outside (SIGTERM)",
+        FailureClass.PREEMPTION,
+        lambda e: e.signal == _SIGTERM,
+        free=True,
     ),
     ClassRule("killed by a signal", FailureClass.PROCESS, lambda e: e.signal is not None),
     ClassRule("left before it was done", FailureClass.PROCESS, lambda e: e.sign is Sign.LEFT_EARLY),

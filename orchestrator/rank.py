@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from orchestrator.drill_record import Ear
 from orchestrator.heartbeat import HeartbeatWriter, mark_failed
 from orchestrator.layout import RunDirectory, spooled_error, write_bytes
 from orchestrator.secrets import Redactor
@@ -50,6 +51,7 @@ class Rank:
         self.attempt = int(get("MUSTER_ATTEMPT") or 0)
         self.rank = int(get("RANK_ID") or 0)
         self.size = int(get("RANK_SIZE") or 1)
+        self.world_size = int(get("MUSTER_RANKS") or self.size)
         self.local_rank = int(get("LOCAL_RANK") or 0)
         self.backend = get("MUSTER_BACKEND", "")
         self.run_dir = _path(get("MUSTER_RUN_DIR"))
@@ -62,19 +64,23 @@ class Rank:
         self._error_file = _path(get("MUSTER_ERROR_FILE"))
         self._heartbeat_file = _path(get("MUSTER_HEARTBEAT"))
         self._stop_file = _path(get("MUSTER_STOP"))
+        self._drill_file = _path(get("MUSTER_DRILL"))
         self._heartbeat: HeartbeatWriter | None = None
         self._stop_request: Listener | None = None
+        self._drill: Ear | None = None
         self._without_secrets = Redactor.from_environment(environment).text
 
     @classmethod
     def from_env(cls) -> Rank:
         """Read the contract's variables and report uncaught exceptions from here on.
 
-        RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_JOB, MUSTER_ATTEMPT, MUSTER_RUN_DIR,
+        RANK_ID, RANK_SIZE, LOCAL_RANK; MUSTER_RANKS (the job's ranks where there are fewer
+        processes than that, a multiple of RANK_SIZE; else not set); MUSTER_JOB,
+        MUSTER_ATTEMPT, MUSTER_RUN_DIR,
         MUSTER_BACKEND (ascend, gpu or cpu); MUSTER_RESUME_FROM (a checkpoint directory,
         empty = start fresh); MUSTER_CHECKPOINT (JSON: directory, every_steps, snapshots,
         snapshot_every_steps);
-        MUSTER_HEARTBEAT, MUSTER_STOP and MUSTER_ERROR_FILE (paths).
+        MUSTER_HEARTBEAT, MUSTER_STOP, MUSTER_DRILL and MUSTER_ERROR_FILE (paths).
         """
         rank = cls(dict(os.environ))
         if not rank.active:
@@ -88,6 +94,15 @@ class Rank:
                 rank._heartbeat = HeartbeatWriter(rank._heartbeat_file)
             _VOICES[os.getpid()] = known = rank
         return known
+
+    @property
+    def virtual_ranks(self) -> range:
+        """Which ranks of the job this process is: one, or several in a smaller world.
+
+        The job is of `world_size` ranks; `size` processes are there, each for as many of them.
+        """
+        each = self.world_size // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
 
     def phase(self, name: str) -> None:
         """Say what the rank does now: a name of `orchestrator.heartbeat.PHASES`."""
@@ -110,7 +125,8 @@ class Rank:
         `data_wait`: seconds for which the step waited for its data.
         """
         if self._heartbeat:
-            self._heartbeat.step(step, loss, images, total, data_wait)
+            self._drill = self._drill or Ear(self._drill_file)
+            self._heartbeat.step(step, self._drill.heard(loss), images, total, data_wait)
 
     def digest(self, step: int, value: int, since: int | None = None) -> None:
         """Report a digest (unsigned, 64 bits) of what must be the same on all ranks after `step`.
@@ -126,12 +142,14 @@ class Rank:
         """Whether the run is to save itself now and leave with exit code 75 (EXIT_RETRY).
 
         To be asked by every rank after every step, with the step that it has just finished: all
-        get the same answer at the same step. Who never asks is ended by SIGTERM instead.
+        get the same answer at the same step. Who never asks is ended by SIGTERM instead; for who
+        asks SIGTERM from outside is this very request, unless the script handles it itself.
         """
         if self._heartbeat is None:
             return False
         if self._stop_request is None:
             self._stop_request = Listener(self._stop_file, answers=self.rank == 0)
+            self._stop_request.heed_sigterm()
             self._heartbeat.stops()
         return self._stop_request.stops_after(step)
 

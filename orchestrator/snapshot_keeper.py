@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator import snapshot_place, snapshots
-from orchestrator.checkpoints import Broken, Verified
+from orchestrator.checkpoints import Broken, Checkpoint, Verified
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 
@@ -49,6 +49,11 @@ class SnapshotKeeper:
     def has(self, path: Path) -> bool:
         """Whether a path is a snapshot of this run, and no checkpoint."""
         return path.parent == snapshot_place.of(self._directory)
+
+    def newer_than(self, step: int) -> list[Checkpoint]:
+        """Those taken after a step."""
+        there = snapshots.found(snapshot_place.of(self._directory))
+        return [Checkpoint(one.path, one.step) for one in there if one.step > step]
 
     def drop(self, broken: Broken) -> None:
         """Take one away that cannot be used."""

@@ -119,6 +119,19 @@ DEFAULT_PHASE_TIMEOUTS: Mapping[str, float] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hang:
+    """How long a training rank may be without a step: `factor` times what 99 of 100 steps take.
+
+    Never less than `floor` seconds, which cover the noise of a shared machine, nor more than
+    `ceiling`.
+    """
+
+    factor: float = 5.0
+    floor: float = 60.0
+    ceiling: float = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Health:
     """When a rank counts as hung or slow. A phase without a limit may last for ever."""
 
@@ -126,9 +139,13 @@ class Health:
     """Seconds without a step while training; None: worked out from the steps seen."""
     straggler: float | None = None
     """How many times slower than the gang's median a rank may be; None: not watched."""
+    move_stragglers: bool = False
+    """Whether the next attempt avoids the device of a rank that was slow to the end."""
     phase_timeouts: Mapping[str, float] = field(
         default_factory=lambda: dict(DEFAULT_PHASE_TIMEOUTS)
     )
+    hang: Hang = field(default_factory=Hang)
+    """The law of the limit that is worked out; `heartbeat_timeout`, if given, wins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +316,7 @@ def to_document(spec: JobSpec) -> dict[str, Any]:
     health["phase_timeouts"] = {
         phase: spec.health.phase_timeouts.get(phase, "unlimited") for phase in PHASES
     }
+    health["hang"] = vars(spec.health.hang)
     health["heartbeat_timeout"] = spec.health.heartbeat_timeout or "auto"
     then = None if spec.then is None else {**vars(spec.then), "args": dict(spec.then.args)}
     document = {

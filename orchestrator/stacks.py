@@ -67,6 +67,8 @@ class Place(enum.Enum):
     LEAVING = "on its way out of Python"
     COLLECTIVE = "in a collective"
     GRAPH = "inside the framework"
+    BUSY = "busy inside the framework"
+    """Outside training: it compiles or evaluates, and its peers may wait for it in Python."""
     UNCLEAR = "in a call that may wait for the framework"
     UNKNOWN = "nowhere that can be seen"
 
@@ -87,12 +89,13 @@ _BLAMES = (Place.STOPPED, Place.DISK, Place.DATA, Place.USER, Place.LEAVING)
 
 @dataclass(frozen=True)
 class Sight:
-    """What was seen of one rank: its process as the kernel has it, and its threads."""
+    """What was seen of one rank: its process as the kernel has it, its threads, its phase."""
 
     rank: int
     state: str = ""
     wchan: str = ""
     threads: tuple[Thread, ...] = ()
+    phase: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ def place_of(sight: Sight) -> Found:
         return Found(Place.STOPPED)
     main = main_thread(sight.threads)
     by_stack = _by_stack(main.frames, sight) if main else Found(Place.UNKNOWN)
+    if by_stack.place.waits and sight.phase not in (None, "train"):
+        by_stack = Found(Place.BUSY, by_stack.frame)
     return Found(Place.DISK, by_stack.frame) if sight.state == "D" else by_stack
 
 
@@ -190,7 +195,8 @@ def verdict(found: Mapping[int, Found]) -> Verdict:
     elsewhere = tuple(sorted(rank for rank, one in found.items() if one.place.blames))
     if stopped and len(stopped) < len(found):
         return Verdict(stopped, _named(stopped, found, waiting))
-    if elsewhere and (waiting or len(found) == 1):
+    # Many that are elsewhere may well wait for the few: by files, in Python.
+    if elsewhere and (len(elsewhere) <= len(waiting) or len(found) == 1):
         return Verdict(elsewhere, _named(elsewhere, found, waiting))
     return Verdict((), _alike(found))
 

@@ -22,6 +22,7 @@ from orchestrator.ledger import Ledger, fold
 from orchestrator.plan import LaunchPlan
 from orchestrator.secrets import Redactor
 from orchestrator.states import JobState, RankState
+from orchestrator.world import World
 
 SCHEMA = 1
 
@@ -154,6 +155,7 @@ def document(view: RunView) -> dict[str, Any]:
         "reason": view.reason,
         "run_dir": str(view.directory.root),
         "simulated": bool(ledger.simulated),
+        "world": _world(ledger.world),
         "attempt": ledger.attempt,
         "restarts": dict(ledger.restarts),
         "step": step if step >= 0 else (ledger.best_step or None),
@@ -164,6 +166,13 @@ def document(view: RunView) -> dict[str, Any]:
         "checkpoint": ledger.checkpoint,
         "ranks": [rank_document(rank, view, step) for rank in view.ranks],
     }
+
+
+def _world(world: World | None) -> dict[str, Any] | None:
+    """How many processes compute how many ranks; None before the first attempt."""
+    if world is None:
+        return None
+    return {"ranks": world.ranks, "processes": world.size, "virtual_ranks": world.virtual}
 
 
 def rank_document(rank: RankView, view: RunView, newest_step: int) -> dict[str, Any]:
@@ -184,6 +193,7 @@ def rank_document(rank: RankView, view: RunView, newest_step: int) -> dict[str, 
         "lag": newest_step - beat.step if beat and beat.step >= 0 else None,
         "heartbeat_age": round(max(0.0, view.now - beat.beat_at), 3) if alive and beat else None,
         "first_failures": view.ledger.first_failures.get(rank.rank, 0),
+        "straggler": view.ledger.stragglers.get(rank.rank) if alive else None,
     }
 
 

@@ -7,7 +7,7 @@ In an embedded run it ends with its controller: the end of their conversation te
 service it outlives its controller, and dials until there is another.
 
 One thread, one selector. Messages in: welcome, warm, start, examine, stop, leave. Messages out:
-hello, warmed, started, start_failed, look (beats, signs), exit, examined, stopped, note.
+hello, warmed, started, start_failed, look (beats, signs, efforts), exit, examined, stopped, note.
 Standard library only.
 """
 
@@ -373,6 +373,7 @@ class Supervisor:
     def _push_examination(self) -> None:
         now = time.monotonic()
         if self._examination is not None and self._examination.over(now):
+            self._look_out()  # a rank that went on meanwhile is not hung
             self._uplink.say(self._examination.findings(now))
             self._examination = None
 

@@ -29,12 +29,6 @@ GAPS: tuple[_Gap, ...] = (
     ),
     _Gap("resources.memory_per_rank", _LEAVE_OUT),
     _Gap("resources.nodes", _LEAVE_OUT),
-    _Gap("health.straggler", _LEAVE_OUT),
-    _Gap(
-        "restart.min_ranks",
-        "the number of resources.ranks",
-        lambda spec: spec.restart.min_ranks == spec.resources.ranks,
-    ),
     _Gap("notify", _LEAVE_OUT),
 )
 """In the order of the job file. Remove a line when its behaviour is built."""

@@ -12,17 +12,23 @@ from xdist.scheduler import LoadScopeScheduling
 
 TRAINING = (
     "test_outlives_training.py",
+    "test_drill_training.py",
     "test_validation.py",
     "test_exact_resume.py",
     "test_train_options.py",
     "test_device_check.py",
+    "test_virtual_training.py",
+    "test_hang_training.py",
     "test_simulated_runs.py::test_the_real_trainer_runs_as_an_ascend_job",
+    "test_smaller_world.py::test_the_real_trainer_goes_on_with_half_and_comes_back",
 )
 """Tests that train or compute in several processes for long, never two at once."""
 
 LONGEST = (
     *(name for name in TRAINING if "::" not in name),
+    "test_drill_matrix.py",
     "test_run_failures.py",
+    "test_run_hangs.py",
     "test_simulated_runs.py",
     "test_run_ends.py",
     "test_snapshot_runs.py",

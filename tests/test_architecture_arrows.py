@@ -20,6 +20,7 @@ FOLDED = (
     "orchestrator.api",
     "orchestrator.cli",
     "orchestrator.client",
+    "orchestrator.drill",
     "orchestrator.jobfile",
     "orchestrator.queueing",
     "orchestrator.report",
@@ -60,6 +61,8 @@ SUBPROCESS = {
     "cluster.ray_child",  # the keeper starts Ray's driver
     "cluster.ray_client",  # the controller starts Ray's keeper
     "orchestrator.cli.service",  # `muster up` starts the controller
+    "orchestrator.drill.rehearsal",  # runs that are broken before a job is trusted
+    "orchestrator.drill.throttle",  # slows a rank, and lets it go though its controller dies
     "orchestrator.forkclient",  # the supervisor starts the fork server
     "orchestrator.patterns",  # searches with expressions of others
     "orchestrator.supervisor",  # and ranks
@@ -72,7 +75,10 @@ SIGNAL = {
     "cluster.leftovers",
     "cluster.ray_keeper",
     "cluster.ray_node",
-    "orchestrator.drill",  # kills on purpose
+    "orchestrator.drill.injection",  # kills on purpose
+    "orchestrator.drill.rehearsal",  # Ctrl-C to a run that has shown enough
+    "orchestrator.drill.throttle",  # stops and lets go
+    "orchestrator.evidence",  # numbers of signals only
     "orchestrator.health",  # names of signals only
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
@@ -80,6 +86,8 @@ SIGNAL = {
     "orchestrator.processes",
     "orchestrator.signature",  # which ones a process brings upon itself
     "orchestrator.service.serve",  # TERM ends the head and leaves ranks running
+    "orchestrator.stop_request",  # TERM from outside asks a rank to save itself
+    "orchestrator.stack_signal",  # a rank's number for it
     "orchestrator.supervisor",
 }
 STANDARD_LIBRARY_ONLY = (

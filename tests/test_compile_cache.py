@@ -46,10 +46,11 @@ def test_digest_is_of_all_that_a_graph_depends_on(tmp_path: Path) -> None:
         replace(KEY, shapes=batch),
         replace(KEY, shapes=SHAPES[::-1]),
         replace(KEY, world_size=4),
+        replace(KEY, virtual=2),
         replace(KEY, backend="gpu"),
         replace(KEY, versions=("2.11",)),
     ]
-    assert len({digest, *(other.digest(tmp_path) for other in others)}) == 7
+    assert len({digest, *(other.digest(tmp_path) for other in others)}) == 8
     (tmp_path / "net.py").write_text("a = 2")
     assert KEY.digest(tmp_path) != digest
 

@@ -14,6 +14,9 @@ from cluster.allocate import Placement
 from cluster.ascend.place import NoSuchNode
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
+from cluster.measured import Memory
+from orchestrator import devices as devices_module
+from orchestrator import world
 from orchestrator.attempt import Unstartable
 from orchestrator.devices import Devices
 from orchestrator.found import Found, of_report
@@ -21,6 +24,8 @@ from orchestrator.journal import Event, Journal
 from orchestrator.layout import RunDirectory
 from orchestrator.recorder import Recorder
 from orchestrator.states import FailureClass
+from orchestrator.world import World
+from tests.runs import poll
 from tests.simulated import node as simulated_node
 from tests.simulated import report
 from tests.support_core import job
@@ -56,12 +61,14 @@ class Quiet:
 class Bench:
     """Devices of a run whose finds are scripted: the last one stays."""
 
-    def __init__(self, directory: Path, *finds: Found | Exception, overrides: str = "") -> None:
+    def __init__(
+        self, directory: Path, *finds: Found | Exception, overrides: str = "", text: str = TWO
+    ) -> None:
         run = RunDirectory(directory)
         self.recorder = Recorder(Journal(run.events), Quiet())
         self.finds = list(finds)
         self.looks = 0
-        spec = job(*overrides.split(), text=TWO)
+        spec = job(*overrides.split(), text=text)
         self.devices = Devices(spec, self._find, self.recorder, time.sleep)
 
     def _find(self) -> Found:
@@ -115,6 +122,30 @@ def test_a_blamed_device_is_taken_where_there_is_no_other(bench: Callable[..., B
     assert one.ids() == [0, 1]
 
 
+MOVE = "health.straggler=1.5 health.move_stragglers=true"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ids", "expected"),
+    [(MOVE, (0, 1, 2), [0, 2]), (MOVE, (0, 1), [0, 1]), ("", (0, 1, 2), [0, 1])],
+)
+def test_a_slow_device_is_avoided_by_choice(
+    bench: Callable[..., Bench], overrides: str, ids: tuple[int, ...], expected: list[int]
+) -> None:
+    """Only where the job says so, and only where others will do."""
+    one = bench(found(*ids), overrides=overrides)
+    one.recorder.ledger.slow_devices["here/ascend:1"] = "its rank was slow"
+    assert one.ids() == expected
+
+
+def test_a_slow_device_is_better_than_a_blamed_one(bench: Callable[..., Bench]) -> None:
+    """With both and no third: what is only slow is used."""
+    one = bench(found(0, 1, 2), overrides=MOVE)
+    one.recorder.ledger.slow_devices["here/ascend:1"] = "its rank was slow"
+    blame(one, "ascend:2")
+    assert one.ids() == [0, 1]
+
+
 def test_two_runs_never_have_the_same_device(bench: Callable[..., Bench]) -> None:
     """Its tools call it free until a rank has opened it; a run that ends gives it back."""
     one, other, third = (bench(found(0, 1, 2, 3)) for _ in range(3))
@@ -159,6 +190,61 @@ def test_the_wait_of_a_recovery_ends(bench: Callable[..., Bench]) -> None:
     assert refused.value.failure is FailureClass.DEVICE
 
 
+def had(bench: Bench, *devices: str) -> None:
+    """As the journal has it after an attempt on these devices."""
+    bench.recorder.ledger.places = {r: ("here", device) for r, device in enumerate(devices)}
+
+
+FULL = replace(found(0, 1), occupied={"here/ascend:1": "30.0 of 64 GB in use"})
+
+
+def test_a_device_is_used_again_when_its_memory_is_free(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that was killed may leave the driver some seconds to clear up after it."""
+    monkeypatch.setattr("orchestrator.devices._RELEASE_LOOK", 0.01)
+    one = bench(FULL, FULL, FULL, found(0, 1))
+    had(one, "ascend:0", "ascend:1")
+    assert one.ids(recovering=True) == [0, 1]
+    assert one.looks == 4
+    [told] = [e for e in one.recorder.events() if e.kind == "waiting"]
+    assert "here/ascend:1: 30.0 of 64 GB in use, and no process is listed" in told.reason
+
+
+def test_the_wait_for_free_memory_ends(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant that nobody here can see may have it: the start is tried, and that is told."""
+    monkeypatch.setattr("orchestrator.devices._RELEASE_LOOK", 0.01)
+    monkeypatch.setattr("orchestrator.devices.RELEASE_PATIENCE", 0.1)
+    one = bench(FULL)
+    had(one, "ascend:0", "ascend:1")
+    assert one.ids(recovering=True) == [0, 1]
+    assert "not waited for any longer" in one.recorder.events()[-1].reason
+
+
+def test_memory_of_devices_that_this_run_did_not_have_is_not_waited_for(
+    bench: Callable[..., Bench],
+) -> None:
+    """What fills it is no remains of this run."""
+    one = bench(FULL)
+    had(one, "ascend:0", "ascend:7")
+    assert one.ids(recovering=True) == [0, 1] and one.looks == 1
+
+
+def test_a_device_is_free_when_its_tool_lists_no_process(bench: Callable[..., Bench]) -> None:
+    """By what npu-smi shows: one that a dying process holds is waited for, by whatever name."""
+    here = Node("here", "10.0.0.1", CpuBudget((0, 1)))
+    held = of_report(report(simulated_node("910B3", 2, "foreign:1=4711/python/30000")), here)
+    assert "in use by python (pid 4711)" in held.withheld["simulated/ascend:1"]
+    assert held.occupied == {}
+    seen = report(simulated_node("910B3", 2))
+    left = replace(seen.devices[1], memory=Memory(30000, 65536))
+    unseen = of_report(replace(seen, devices=(seen.devices[0], left)), here)
+    assert unseen.occupied == {"simulated/ascend:1": "29.3 of 64 GB in use"}
+    assert of_report(seen, here).occupied == {}
+
+
 def test_faults_are_those_of_the_gangs_devices_now(bench: Callable[..., Bench]) -> None:
     """By rank: unwell, or not there any more; a look from before the failure does not count."""
     one = bench(found(0, 1, 2, 3), found(0, 2, 3, d0="alarm", d3="lost"))
@@ -167,6 +253,27 @@ def test_faults_are_those_of_the_gangs_devices_now(bench: Callable[..., Bench]) 
         1: "here/ascend:1: it is not there any more",
     }
     assert one.looks == 2
+
+
+@pytest.mark.parametrize(
+    ("now", "whole"),
+    [
+        (found(0, 1, 2), True),
+        (found(0, 1, d1="alarm"), False),
+        (found(0), False),
+        (found(0, 1, 2, d1="alarm"), True),
+        (replace(found(0, 1, d1="in use by python (pid 7)"), unwell={}), True),
+        (found(silent="npu-smi info: no answer within 5 s"), True),
+        (NoSuchNode("no rehearsal node there"), True),
+    ],
+)
+def test_whether_all_ranks_could_have_a_device_again(
+    bench: Callable[..., Bench], now: Found | Exception, whole: bool
+) -> None:
+    """Without those at fault, and with spare ones; what nobody can say is held against nobody."""
+    one = bench(found(0, 1), now)
+    placement = one.placement()
+    assert one.devices.whole(placement, one.devices.faults(placement)) is whole
 
 
 def test_a_busy_device_is_not_at_fault(bench: Callable[..., Bench]) -> None:
@@ -207,3 +314,87 @@ def test_hardware_and_rehearsal_do_not_mix(bench: Callable[..., Bench]) -> None:
     one.recorder.ledger.simulated = True
     with pytest.raises(Unstartable, match="began on simulated devices and would go on on hardware"):
         one.ids()
+
+
+FOUR = TWO.replace("ranks: 2}", "ranks: 4}") + "restart: {min_ranks: 1}\n"
+
+
+def ran(bench: Bench, size: int = 4) -> Bench:
+    """As the journal has it after an attempt of `size` processes."""
+    bench.recorder.ledger.attempt = 1
+    bench.recorder.ledger.world = World(4, size)
+    return bench
+
+
+def test_a_first_attempt_is_never_smaller(bench: Callable[..., Bench]) -> None:
+    """It was asked for with all its ranks: it waits, or is refused."""
+    with pytest.raises(Unstartable, match="4"):
+        bench(found(0, 1, 2), text=FOUR).ids()
+
+
+def test_a_job_that_has_run_goes_on_with_the_largest_divisor(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three devices are of no more use to four ranks than two."""
+    monkeypatch.setattr(world, "PATIENCE", 0.0)
+    for there, taken in (((0, 1, 2), [0, 1]), ((3,), [3]), ((0, 1, 2, 3), [0, 1, 2, 3])):
+        one = ran(bench(found(*there), text=FOUR))
+        assert one.ids(recovering=True) == taken
+        one.devices.close()
+
+
+def test_all_devices_are_waited_for_a_moment(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is there again at the second look is not done without."""
+    monkeypatch.setattr(devices_module, "_LOOK_AGAIN", 0.01)
+    one = ran(bench(found(0, 1, 2), found(0, 1, 2, 3), text=FOUR))
+    assert one.ids(recovering=True) == [0, 1, 2, 3]
+    assert one.looks == 2
+
+
+def test_a_job_that_is_small_already_waits_for_nothing(bench: Callable[..., Bench]) -> None:
+    """Its devices were waited for when it became so; `smaller` says that nobody is to wait."""
+    small = ran(bench(found(0, 1, 2), text=FOUR), size=2)
+    assert small.ids(recovering=True) == [0, 1]
+    small.devices.close()
+    one = ran(bench(found(0, 1, 2), text=FOUR))
+    placement = one.devices.allocate(recovering=True, smaller=True).placement
+    assert len(placement.assignments) == 2
+
+
+def test_a_job_that_may_not_shrink_waits(bench: Callable[..., Bench]) -> None:
+    """Without `restart.min_ranks` all ranks are the least."""
+    whole = FOUR.replace("restart: {min_ranks: 1}", "limits: {wait: 0.1s}")
+    with pytest.raises(Unstartable, match="4"):
+        ran(bench(found(0, 1, 2), text=whole), size=2).ids(recovering=True)
+
+
+def test_a_smaller_place_is_not_where_a_larger_world_stays(bench: Callable[..., Bench]) -> None:
+    """What an earlier controller held for two is no place for four."""
+    small = ran(bench(found(0, 1), text=FOUR), size=2)
+    placement = small.devices.allocate(recovering=True).placement
+    small.devices.close()
+    one = ran(bench(found(0, 1, 2, 3), text=FOUR), size=2)
+    one.devices.hold(placement, NODE)
+    assert one.ids(recovering=True) == [0, 1, 2, 3]
+
+
+def test_own_devices_count_when_it_is_asked_whether_all_are_there(
+    bench: Callable[..., Bench],
+) -> None:
+    """Its ranks are on them, and their tools say so; another's process is another matter."""
+    one = ran(bench(found(0, 1), text=FOUR), size=2)
+    own = one.devices.allocate(recovering=True).placement
+    busy = {"d0": "in use by python (pid 7)", "d1": "in use by python (pid 8)"}
+    assert one.devices.could_have_all(found(0, 1, 2, 3, **busy), own)
+    assert not one.devices.could_have_all(found(0, 1, 2, 3, d3="in use", **busy), own)
+    assert not one.devices.could_have_all(found(0, 1, 2, **busy), own)
+
+
+def test_a_glance_waits_for_nobody(bench: Callable[..., Bench]) -> None:
+    """The first call begins to look, a later one has the answer; a tool that fails is no device."""
+    one = ran(bench(found(0, 1), NoSuchNode("gone"), text=FOUR), size=2)
+    poll(lambda: one.devices.glance() is not None, what="an answer")
+    seen = poll(one.devices.glance, what="another")
+    assert seen.missing == "gone" and seen.devices == ()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from orchestrator import drill_record, processes, stop_request
 from orchestrator.checkpoints import Broken, catalogue, verify
-from orchestrator.drill import KINDS, Fault, FaultError, Target, due, inject, parse
+from orchestrator.drill import KINDS, Fault, FaultError, Target, disk, due, inject, memory, parse
+from orchestrator.drill.injection import EFFECTS
+from orchestrator.drill.promise import TABLE
+from orchestrator.drill.throttle import Throttle
 from orchestrator.health import RankView
+from tests import matrix
 from tests.support_core import beat, gone, kill, training, until, view, write_checkpoint
 
 NAN = float("nan")
@@ -25,7 +31,10 @@ NAN = float("nan")
         ("hang-rank:5", Fault("hang-rank", 5)),
         ("term-rank:0@phase:compile", Fault("term-rank", 0, phase="compile")),
         ("kill-supervisor", Fault("kill-supervisor")),
-        ("kill-ray@step:0", Fault("kill-ray", step=0)),
+        ("kill-raylet@step:0", Fault("kill-raylet", step=0)),
+        ("slow-rank:1", Fault("slow-rank", 1)),
+        ("nan-loss:0@step:9", Fault("nan-loss", 0, step=9)),
+        ("preempt@phase:evaluate", Fault("preempt", phase="evaluate")),
         ("corrupt-checkpoint", Fault("corrupt-checkpoint")),
         ("truncate-checkpoint@step:10", Fault("truncate-checkpoint", step=10)),
     ],
@@ -60,6 +69,20 @@ def test_mistakes_say_what_is_allowed(text: str, says: str) -> None:
     with pytest.raises(FaultError) as refused:
         parse(text, 8)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("kill-ray", "kill-raylet"), ("device-fault:1@step:2", "lose-device")]
+)
+def test_other_names_of_a_kind_are_taken(text: str, kind: str) -> None:
+    """A name of another kind of words means the same fault, and shows by its own name."""
+    assert parse(text).kind == kind
+    assert str(parse(text)).startswith(kind)
+
+
+def test_every_kind_has_an_effect_a_promise_and_an_end() -> None:
+    """No table of the drills knows a kind that another one does not."""
+    assert KINDS.keys() == EFFECTS.keys() == TABLE.keys() == matrix.ENDS.keys()
 
 
 def test_without_a_gang_ranks_are_not_checked() -> None:
@@ -178,3 +201,97 @@ def test_damage_to_an_empty_model_is_refused_in_order(tmp_path: Path, kind: str)
         inject(parse(kind), target(tmp_path))
     except (FaultError, OSError) as error:
         assert str(error)
+
+
+def test_a_slow_rank_is_stopped_and_let_go_and_lives_on(tmp_path: Path) -> None:
+    """It stands and goes in turn, and goes when the drill is over, whoever ended it."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        throttle = Throttle.of(process.pid, "test", seconds=600.0)
+        states = {"T": 0, "S": 0}
+
+        def both() -> bool:
+            states[processes.state_of(process.pid) or "S"] = 1
+            return all(states.values())
+
+        until(both, "stopped and going")
+        throttle.end()
+        assert throttle.over()
+        until(lambda: processes.state_of(process.pid) == "S", "it goes on")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_throttle_ends_with_its_rank() -> None:
+    """Nothing is left that could stop whoever gets the pid next."""
+    process = subprocess.Popen(["sleep", "600"])
+    throttle = Throttle.of(process.pid, "test", seconds=600.0)
+    process.kill()
+    process.wait()
+    until(lambda: throttle.over(), "the end of the throttle")
+
+
+def test_a_large_file_system_is_never_filled(tmp_path: Path) -> None:
+    """Refused with the size and the limit, and not a byte is written."""
+    if os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize <= disk.LARGEST:
+        pytest.skip("the tests lie on a small file system")
+    with pytest.raises(FaultError, match="1024 MiB"):
+        inject(parse("fill-disk"), target(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_that_is_told_so_reports_nan_and_runs_out_of_memory(tmp_path: Path) -> None:
+    """Through its record: from then on NaN, and a MemoryError in its next step."""
+    record = tmp_path / "001-0.drill"
+    drill_record.place(record)
+    ear, aim = drill_record.Ear(record), target(tmp_path, pids={0: 1 << 30}, records={0: record})
+    assert ear.heard(0.5) == 0.5
+    inject(parse("nan-loss:0"), aim)
+    assert ear.heard(0.5) != ear.heard(0.5)
+    assert inject(parse("oom-rank:0"), aim) is None  # no such process: no group for it
+    with pytest.raises(MemoryError, match="simulated"):
+        ear.heard(0.5)
+
+
+def test_the_kernel_kills_a_rank_whose_memory_is_out(tmp_path: Path) -> None:
+    """In a memory cgroup of its own, where one can be made; and it is told from other kills."""
+    record = tmp_path / "001-0.drill"
+    drill_record.place(record)
+    program = (
+        "import sys, time; from pathlib import Path; from orchestrator.drill_record import Ear\n"
+        "ear = Ear(Path(sys.argv[1])); print('up', flush=True)\n"
+        "while True: ear.heard(0.0); time.sleep(0.01)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(record)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        group = inject(
+            parse("oom-rank:0"), target(tmp_path, pids={0: process.pid}, records={0: record})
+        )
+        code = process.wait(60)
+        if group is None:
+            assert code == 1
+            pytest.skip("no memory cgroup can be made here: the rank raised MemoryError instead")
+        try:
+            assert code == -signal.SIGKILL
+            assert memory.killed(process.pid)
+        finally:
+            group.end()
+        assert not memory.killed(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_preemption_asks_and_kills_nobody(tmp_path: Path) -> None:
+    """The request lies in the record that all ranks look at; without one it is refused."""
+    path = tmp_path / "001.stop"
+    with pytest.raises(FaultError):
+        inject(parse("preempt"), target(tmp_path, stop=path))
+    stop_request.place(path)
+    inject(parse("preempt"), target(tmp_path, stop=path))
+    assert stop_request.asked(path)

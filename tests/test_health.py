@@ -20,8 +20,10 @@ from orchestrator.health import (
     finished,
     first_failure,
     hang_limit,
+    p99,
     signal_name,
 )
+from orchestrator.spec import Hang
 from orchestrator.states import RankState
 from tests.support_core import beat, done, killed, left, training, view
 
@@ -221,6 +223,29 @@ def test_a_rank_that_hangs_in_its_checkpoint_is_blamed() -> None:
     assert blamed(look(busy, peers[0], now=701.0)) == (0, Sign.HANG)
 
 
+def test_who_has_waited_for_a_peer_is_not_late_when_it_comes_back() -> None:
+    """Rank 0 evaluated for longer than a step may take: all have a whole step's time again."""
+    back = view(0, beat=training(50, 100.0, phase_at=400.0, beat_at=400.0))
+    peers = [view(rank, beat=training(50, 100.0)) for rank in (1, 2)]
+    assert blamed(look(back, *peers, now=400.1)) is None
+    assert blamed(look(back, *peers, now=459.9)) is None
+    assert blamed(look(back, *peers, now=460.1)) == (None, Sign.HANG)
+
+
+def test_a_peer_that_is_ahead_excuses_nobody() -> None:
+    """Ranks that do not wait for each other: one that goes on does not hide one that hangs."""
+    ahead = view(0, beat=training(90, 399.0, phase_at=395.0, beat_at=399.0))
+    assert blamed(look(ahead, view(1, beat=training(50, 100.0)), now=400.0)) == (1, Sign.HANG)
+
+
+def test_nobody_is_called_hung_by_a_look_that_is_older_than_the_last_word() -> None:
+    """One left with its last step: how far its peers are by now is told by the next look."""
+    first_out = view(0, beat=replace(done(400.2), step=51, step_at=400.2))
+    peer = view(1, beat=training(50, 100.0))
+    assert blamed(look(first_out, peer, now=400.0)) is None
+    assert blamed(look(first_out, peer, now=400.3)) == (1, Sign.HANG)
+
+
 def test_ranks_that_have_left_are_not_hung() -> None:
     """Who is done or gone does not wait for a step."""
     ranks = [
@@ -278,7 +303,7 @@ def test_a_script_without_heartbeats_lives_by_its_log() -> None:
 @given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=300))
 def test_the_limit_is_far_above_what_was_seen(steps: list[float]) -> None:
     """Never below the floor, and five times what 99 of 100 steps stay below."""
-    limit = hang_limit(steps, None, 1800.0)
+    limit = hang_limit(steps, None, 1800.0, Hang(ceiling=9999.0))
     assert limit >= HANG_FLOOR
     assert sum(5 * step > limit for step in steps) <= len(steps) * 0.01 + 1
     assert limit <= max(HANG_FLOOR, 5 * max(steps))
@@ -289,6 +314,70 @@ def test_a_given_limit_wins() -> None:
     assert hang_limit([1.0], 2.0, 1800.0) == 2.0
     assert hang_limit([], 2.0, 1800.0) == 2.0
     assert hang_limit([], None, 1800.0) == 1800.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=120),
+    st.none() | st.floats(0.001, 1000.0),
+    st.floats(1.1, 20.0),
+    st.floats(1.0, 100.0),
+    st.floats(100.0, 5000.0),
+)
+def test_a_worked_out_limit_stays_between_floor_and_ceiling(
+    steps: list[float], earlier: float | None, factor: float, floor: float, ceiling: float
+) -> None:
+    """It is the job's factor times its own slow steps wherever the bounds allow that."""
+    law = Hang(factor=factor, floor=floor, ceiling=ceiling)
+    limit = hang_limit(steps, None, 9999.0, law, earlier)
+    assert floor <= limit <= ceiling
+    slow = p99(steps) if len(steps) >= 100 else max(p99(steps), earlier or 0.0)
+    assert limit == min(ceiling, max(floor, factor * slow))
+
+
+def test_steps_of_earlier_attempts_count_once_the_new_one_has_begun() -> None:
+    """Before its first step a restarted rank may compile; after it the run's own pace holds."""
+    known = Limits({"compile": 1800.0}, None, earlier_p99=2.0)
+    compiling = view(0, beat=beat(phase="train", phase_at=0.0))
+    assert blamed(look(compiling, now=1799.0, steps=()), known) is None
+    stepped = view(0, beat=training(41, 5.0))
+    assert blamed(look(stepped, now=64.9, steps=()), known) is None
+    assert blamed(look(stepped, now=65.1, steps=()), known) == (0, Sign.HANG)
+    assert blamed(look(stepped, now=65.1, steps=())) is None
+
+
+def test_who_waits_for_a_peer_that_has_not_stepped_gives_it_the_time_to_compile() -> None:
+    """One rank's first step is no measure for another's."""
+    known = Limits({"compile": 1800.0}, None, earlier_p99=2.0)
+    ranks = [view(0, beat=training(41, 5.0)), view(1, beat=beat(phase="train", phase_at=0.0))]
+    assert blamed(look(*ranks, now=1000.0, steps=()), known) is None
+
+
+def test_who_waited_for_a_busy_peer_is_not_late_when_it_returns() -> None:
+    """The next step is due a limit after the return of the last; then it is a hang all the same."""
+    waiting, back = view(0, beat=training(50, 10.0)), training(50, 10.0, phase_at=3000.0)
+    assert blamed(look(waiting, view(1, beat=back), now=3059.0)) is None
+    assert blamed(look(waiting, view(1, beat=back), now=3061.0)) == (None, Sign.HANG)
+    stepped = view(1, beat=training(60, 3001.0, phase_at=3000.0))
+    assert blamed(look(waiting, stepped, now=3002.0)) == (0, Sign.HANG)
+
+
+def test_old_steps_do_not_count_for_ever() -> None:
+    """A run that has become faster is judged by its own hundred steps."""
+    assert hang_limit([1.0] * 99, None, 1800.0, earlier_p99=100.0) == 500.0
+    assert hang_limit([1.0] * 100, None, 1800.0, earlier_p99=100.0) == 60.0
+
+
+@pytest.mark.parametrize("phase", ["compile", "checkpoint", "evaluate"])
+def test_no_long_phase_is_a_hang(phase: str) -> None:
+    """Whatever the steps took, a phase has the limit of its own, and so have those who wait."""
+    limits = Limits({"compile": 1800.0, "checkpoint": 1800.0, "evaluate": 1800.0}, None)
+    busy = view(0, beat=training(50, 100.0, phase=phase, phase_at=100.0))
+    peer = view(1, beat=training(50, 100.0))
+    assert blamed(look(busy, peer, now=1899.0), limits) is None
+    assert blamed(look(busy, peer, now=1901.0), limits) == (0, Sign.HANG)
+    back = [view(rank, beat=training(50, 100.0, phase_at=1890.0)) for rank in (0, 1)]
+    assert blamed(look(*back, now=1949.0), limits) is None
 
 
 @settings(max_examples=100, deadline=None)

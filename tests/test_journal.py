@@ -90,7 +90,7 @@ def test_any_cut_leaves_whole_lines(tmp_path_factory: pytest.TempPathFactory, cu
 def test_a_line_is_on_disk_before_the_call_returns(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written once, then fsynced, then closed."""
+    """Written once, then fsynced, then closed; the first line's file has its name on disk too."""
     calls: list[str] = []
     for name in ("write", "fsync", "close"):
         real = getattr(os, name)
@@ -101,6 +101,9 @@ def test_a_line_is_on_disk_before_the_call_returns(
 
         monkeypatch.setattr(journal.os, name, traced)
     append_line(path, {"kind": "x"})
+    assert calls == ["write", "fsync", "fsync", "close", "close"]
+    calls.clear()
+    append_line(path, {"kind": "y"})
     assert calls == ["write", "fsync", "close"]
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.journal import Event
 from orchestrator.ledger import Ledger, fold
 from orchestrator.states import FailureClass, JobState
+from orchestrator.world import World
 
 Line = tuple[float, str, dict[str, Any]]
 
@@ -51,6 +52,13 @@ def decision(time: float, *, retry: bool = True) -> Line:
     state = JobState.RECOVERING if retry else JobState.FAILED
     data = {"retry": retry, "incident": {"decision": "d"}, "state": state, "reason": "r"}
     return (time, "decision", data)
+
+
+def straggler(time: float, rank: int, *, over: bool = False) -> Line:
+    """A rank is slow, or is not any more."""
+    place = {"node": "n", "device": f"ascend:{rank}"}
+    data = {"rank": rank, "factor": 2.0, "likely": "why", "seconds": 30.0, "over": over}
+    return (time, "straggler", {**data, **place})
 
 
 def attempt(
@@ -95,6 +103,15 @@ def test_one_failure_then_success() -> None:
     assert (ledger.started_at, ledger.ended_at) == (10, 71)
     assert len(ledger.incidents) == 1
     assert ledger.incidents[0]["decision"] == "d"
+
+
+def test_the_pace_of_the_last_attempt_that_made_steps_is_known() -> None:
+    """For the next one's hang limit; one that made none says nothing, nor do old journals."""
+    paced = (5.0, "attempt_ended", {"seconds": 4.0, "steps": 4, "last_step": 4, "step_p99": 1.5})
+    none = (9.0, "attempt_ended", {"seconds": 0.0, "steps": 0, "last_step": 0, "step_p99": None})
+    assert story(start(1.0), end(5.0, 4, steps=4, seconds=4.0)).step_p99 is None
+    assert story(start(1.0), paced).step_p99 == 1.5
+    assert story(start(1.0), paced, start(6.0, 4), none).step_p99 == 1.5
 
 
 def test_budgets_are_kept_by_class() -> None:
@@ -229,6 +246,25 @@ def test_unknown_events_only_move_the_state() -> None:
     assert (ledger.state, ledger.reason) == (JobState.HELD, "because")
 
 
+def test_a_straggler_is_known_until_it_is_over() -> None:
+    """Its device is remembered for the next attempt only if the rank was slow to the end."""
+    ledger = story(
+        start(0.0), straggler(40.0, 1), straggler(41.0, 2), straggler(80.0, 1, over=True)
+    )
+    assert ledger.stragglers == {2: {"factor": 2.0, "reason": "why"}}
+    assert list(ledger.slow_devices) == ["n/ascend:2"]
+    ledger = story(start(0.0), straggler(40.0, 2), start(90.0))
+    assert ledger.stragglers == {}
+    assert list(ledger.slow_devices) == ["n/ascend:2"]
+
+
+def test_a_run_that_may_begin_anew_does() -> None:
+    """Until it has saved something again."""
+    saved = (5.0, "checkpoint", {"step": 4, "path": "/c/step-4", "verified": True})
+    assert not story(start(0.0), saved, (6.0, "anew", {})).ever_checkpointed
+    assert story(start(0.0), (6.0, "anew", {}), saved).ever_checkpointed
+
+
 def signed(begin: float, last: int, signature: str | None, **data: Any) -> tuple[Line, ...]:
     """An attempt that failed at a step with a signature."""
     lines = list(attempt(begin, 0, last))
@@ -335,3 +371,28 @@ def test_budgets_replenish_by_the_journal_alone(
         assert live.charged == {f: used for f, (used, _) in model.items()}
         assert fold(events) == live
         assert all(used > 0 for used in live.charged.values())
+
+
+def test_a_world_is_told_by_the_attempt() -> None:
+    """Its size, or nothing by a journal that was written before there were several."""
+    old = (1.0, "attempt", {"resumed_step": 4, "sources": "s", "resumed_from": "/c", "digest": "d",
+                            "world_size": 8})  # fmt: skip
+    ledger = story(old)
+    assert ledger.world is None
+    assert ledger.chosen is not None and ledger.chosen["world_size"] == 8
+    small = {"ranks": 4, "world_size": 8, "checkpoint_world_size": 8}
+    ledger = story(old, (2.0, "attempt", {**old[2], **small}))
+    assert ledger.world == World(8, 4)
+    assert ledger.chosen is not None and ledger.chosen["world_size"] == 8
+
+
+def test_growing_is_counted_and_charged_to_nothing() -> None:
+    """The attempt that was ended for it is known, as is how often that was done."""
+    ledger = story(
+        start(0.0),
+        (1.0, "growing", {"state": JobState.STOPPING}),
+        (2.0, "next", {"state": JobState.RECOVERING}),
+    )
+    assert (ledger.growing, ledger.growths) == (1, 1)
+    assert ledger.charged == {} and ledger.restarts == {} and ledger.incidents == []
+    assert ledger.history.failures_in_a_row == 0

@@ -21,9 +21,11 @@ from orchestrator.plan import (
     make_plan,
     request_for,
     user_environment,
+    written_down,
 )
 from orchestrator.rank import Rank
 from orchestrator.spec import JobSpec
+from orchestrator.world import World
 from tests.support_core import job
 
 RUN = RunDirectory(Path("/runs/small"))
@@ -93,6 +95,33 @@ def test_ranks_are_told_where_snapshots_go() -> None:
 def test_a_fresh_start_resumes_from_nothing() -> None:
     """The variable is there and empty."""
     assert plan().ranks[0].environment["MUSTER_RESUME_FROM"] == ""
+
+
+def test_a_smaller_world_is_told_to_its_processes() -> None:
+    """Two processes of a job of eight: each learns how many ranks there are, and a note says so."""
+    spec = job("resources.ranks=8", "restart.min_ranks=2")
+    two = place(job("resources.ranks=2"))
+    made = make_plan(spec, two, Attempt(3, "run-1", None, 20001), RUN, SPOOL, HOME)
+    for number, rank in enumerate(made.ranks):
+        told = Rank(dict(rank.environment))
+        assert (told.rank, told.size, told.world_size) == (number, 2, 8)
+        assert len(told.virtual_ranks) == 4
+        assert rank.environment["MS_WORKER_NUM"] == "2"
+    assert made.world == World(8, 2)
+    assert any("2 of 8 ranks' devices" in note for note in made.notes)
+    document = made.to_document()
+    assert document["virtual_ranks"] == 4
+    assert written_down(document, "run-1").world == World(8, 2)
+    del document["virtual_ranks"]  # as of an attempt of an earlier version
+    assert written_down(document, "run-1").world == World(2, 2)
+
+
+def test_a_whole_world_is_told_of_no_other() -> None:
+    """Nothing is set that a script could stumble over."""
+    made = plan()
+    assert made.world.whole
+    assert "MUSTER_RANKS" not in made.ranks[0].environment
+    assert made.notes == place(job()).notes
 
 
 def test_the_rendezvous() -> None:

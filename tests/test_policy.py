@@ -138,6 +138,11 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
         raised("ValueError", "no such option", before_first_step=True),
         FailureClass.USER,
     ),
+    (
+        "terminated from outside (SIGTERM)",
+        Evidence(Sign.EXIT, signal=15, before_first_step=True),
+        FailureClass.PREEMPTION,
+    ),
     ("killed by a signal", Evidence(Sign.EXIT, signal=9), FailureClass.PROCESS),
     (
         "killed by a signal",
@@ -167,8 +172,9 @@ def test_every_rule_can_be_met() -> None:
 
 
 def test_only_what_is_not_the_jobs_doing_is_free() -> None:
-    """A lost port and a stop of ours cost no budget; nothing else is free."""
+    """A lost port, a stop of ours and one by an outsider cost no budget; nothing else is free."""
     assert {rule.name for rule in RULES if rule.free} == {
+        "terminated from outside (SIGTERM)",
         "the rendezvous port was taken",
         "asked to be retried after we stopped it (75)",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,18 +32,33 @@ def under_way(tmp_path: Path) -> Iterator[tuple[Job, subprocess.Popen[bytes], di
         end(process)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_in_order(
-    under_way: tuple[Job, subprocess.Popen[bytes], dict[str, Any]], number: signal.Signals
+    under_way: tuple[Job, subprocess.Popen[bytes], dict[str, Any]],
 ) -> None:
-    """Ctrl-C and SIGTERM stop the ranks, write it down, and name the way back."""
+    """Ctrl-C stops the ranks, writes it down, and names the way back."""
     job, process, live = under_way
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     assert process.wait(30) == 1
     assert_nothing_left(live)
     status = job.status()
     assert status["state"] == "CANCELLED"
-    assert number.name in status["reason"]
+    assert "SIGINT" in status["reason"]
+    assert f"muster resume {job.run_dir}" in job.output()
+
+
+def test_a_preempted_run_saves_itself_and_leaves_with_75(
+    under_way: tuple[Job, subprocess.Popen[bytes], dict[str, Any]],
+) -> None:
+    """SIGTERM: all ranks stop after one step with a checkpoint of it, and `resume` loses none."""
+    job, process, live = under_way
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert_nothing_left(live)
+    status = job.status()
+    assert status["state"] == "CANCELLED" and "SIGTERM" in status["reason"]
+    lines = (job.run_dir / "attempts/001/exits.jsonl").read_text().splitlines()
+    assert [json.loads(line)["code"] for line in lines] == [75, 75, 75]
+    assert status["checkpoint"]["step"] == status["step"]
     assert f"muster resume {job.run_dir}" in job.output()
 
 
@@ -79,7 +95,7 @@ def test_a_killed_raylet_costs_no_rank(
     """The ranks go on training without Ray, and nothing is left at the end."""
     job, process, live = under_way
     pids = [rank["pid"] for rank in job.status()["ranks"]]
-    drilled = muster("drill", job.run_dir, "--fault", "kill-ray")
+    drilled = muster("drill", job.run_dir, "--fault", "kill-raylet")
     assert drilled.code == 0, drilled.text
     poll(lambda: "ray_lost" in job.kinds(), 30, "ray_lost")
     step = job.status()["step"]

@@ -208,10 +208,10 @@ def test_a_wrong_job_file_starts_nothing(tmp_path: Path) -> None:
 
 def test_what_is_not_built_is_refused_by_name(tmp_path: Path) -> None:
     """Nothing in a job file is silently ignored."""
-    job = worker_job(tmp_path, args={"steps": 1}, health={"straggler": 2})
+    job = worker_job(tmp_path, args={"steps": 1}, notify=[{"url": "https://example.org"}])
     done = job.run()
     assert done.code == 2
-    assert "straggler" in done.err
+    assert "notify" in done.err
     assert not job.run_dir.exists()
 
 

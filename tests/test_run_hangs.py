@@ -139,3 +139,11 @@ def test_secrets_are_not_kept_with_the_evidence(tmp_path: Path) -> None:
     assert len(kept) == 5
     assert all("hush-hush" not in file.read_text() for file in kept)
     assert "[secret TOKEN].py" in (job.run_dir / "attempts/001/evidence/rank-1.stacks").read_text()
+
+
+@pytest.mark.parametrize("phase", ["compile", "checkpoint", "evaluate"])
+def test_a_long_phase_is_no_hang(tmp_path: Path, phase: str) -> None:
+    """Longer than the limit of a step: neither who is in it nor who waits for it is suspected."""
+    job = worker_job(tmp_path, args={"steps": 6, "long": f"{phase}:5"}, **SOON)
+    assert job.run().code == 0
+    assert not {"failing", "examined"} & set(job.kinds())

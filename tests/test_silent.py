@@ -119,13 +119,19 @@ def test_a_loss_that_is_no_number_restarts_the_run(tmp_path: Path) -> None:
     assert "nan" in incident["cause"]
 
 
-def test_ranks_that_differ_go_back_to_where_they_agreed(tmp_path: Path) -> None:
-    """What was saved since the last common digest is moved aside; the odd one of three is named."""
+@pytest.mark.parametrize("snapshots", [None, 5])
+def test_ranks_that_differ_go_back_to_where_they_agreed(
+    tmp_path: Path, snapshots: int | None
+) -> None:
+    """What was saved since the last common digest is given up; the odd one of three is named."""
     job = worker_job(
         tmp_path,
         ranks=3,
         args={"steps": 100, "fail": "diverge@45", "digests": 20},
-        checkpoint={"every_steps": 10},
+        checkpoint={
+            "every_steps": 10,
+            **({"snapshot_every_steps": snapshots} if snapshots else {}),
+        },
     )
     done = job.run()
     assert done.code == 0, done.text

@@ -50,7 +50,12 @@ resources:
   nodes: {labels: {pool: train}}
 launch: {mode: dynamic, bind: blocks, start: spawn, preload: [mindspore]}
 checkpoint: {every_steps: 500, keep: 2, snapshot_every_steps: 20}
-health: {heartbeat_timeout: 90, straggler: 1.5, phase_timeouts: {init: 1h30m, load: unlimited}}
+health:
+  heartbeat_timeout: 90
+  straggler: 1.5
+  move_stragglers: true
+  phase_timeouts: {init: 1h30m, load: unlimited}
+  hang: {factor: 4, floor: 90s, ceiling: 10m}
 restart:
   budgets: {process: unlimited, oom: 0}
   replenish_after: 6h

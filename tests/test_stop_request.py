@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from orchestrator import stop_request
+from tests.support_core import until
 
 
 def listeners(path: Path, ranks: int) -> list[stop_request.Listener]:
@@ -66,3 +70,88 @@ def test_only_rank_0_names_the_step(tmp_path: Path) -> None:
     assert not second.stops_after(8)
     assert first.stops_after(9)
     assert second.stops_after(9)
+
+
+RANK = """
+import sys, time
+from pathlib import Path
+from orchestrator.stop_request import Listener
+ear = Listener(Path(sys.argv[1]), answers=False)
+ear.heed_sigterm()
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def rank_at(path: Path, program: str = RANK) -> subprocess.Popen[bytes]:
+    """A process that listens."""
+    command = [sys.executable, "-c", program, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_sigterm_from_outside_is_a_request(tmp_path: Path) -> None:
+    """It asks all ranks, whichever got it, and ends nobody; a second one ends who gets it."""
+    path = tmp_path / "001.stop"
+    stop_request.place(path)
+    process = rank_at(path)
+    try:
+        process.send_signal(signal.SIGTERM)
+        until(lambda: stop_request.asked(path), "the request")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_to_every_rank_is_one_request(tmp_path: Path) -> None:
+    """As of a whole node: nobody dies of what the others have asked already."""
+    path = tmp_path / "001.stop"
+    stop_request.place(path)
+    both = [rank_at(path), rank_at(path)]
+    try:
+        for process in both:
+            process.send_signal(signal.SIGTERM)
+        until(lambda: stop_request.asked(path), "the request")
+        with pytest.raises(subprocess.TimeoutExpired):
+            both[1].wait(0.3)
+        assert [process.poll() for process in both] == [None, None]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def test_a_dismissed_gang_dies_of_sigterm_at_once(tmp_path: Path) -> None:
+    """Our own stop waits for no step; what had been asked before is still known."""
+    path = tmp_path / "001.stop"
+    stop_request.place(path)
+    stop_request.ask(path)
+    process = rank_at(path)
+    try:
+        stop_request.dismiss(path)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+        assert stop_request.asked(path)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_script_that_handles_sigterm_itself_keeps_its_way(tmp_path: Path) -> None:
+    """Its handler stays, and nothing is asked."""
+    path = tmp_path / "001.stop"
+    stop_request.place(path)
+    own = RANK.replace("ear =", "import signal; signal.signal(15, lambda *_: sys.exit(7))\near =")
+    process = rank_at(path, own)
+    try:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 7
+        assert not stop_request.asked(path)
+    finally:
+        process.kill()
+        process.communicate()

@@ -33,6 +33,8 @@ DEADLINE = 30.0
 class Node:
     """A run with one supervisor; the test is its controller."""
 
+    program: tuple[str, ...] = ("-m", "orchestrator.supervisor")
+
     def __init__(self, directory: Path, base: Path, kind: str = "embedded") -> None:
         self.kind = kind
         self.run_id = secrets.token_hex(8)
@@ -48,7 +50,7 @@ class Node:
 
     def begin(self, stderr: Any = None) -> None:
         """Start a supervisor and take its call."""
-        argv = ["-m", "orchestrator.supervisor", self.run_id]
+        argv = [*self.program, self.run_id]
         document = json.dumps(self.spool.to_document())
         with open(self.run.supervisor_log, "ab") as log:
             process = subprocess.Popen(
@@ -824,3 +826,87 @@ def test_nobody_to_serve(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no controller on" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SHOWS = (
+    "from orchestrator.rank import Rank\nimport time\nRank.from_env().phase('train')\n"
+    "def rest():\n    time.sleep(600)\nrest()"
+)
+
+
+def contract(node: Node, rank: int) -> dict[str, str]:
+    """The environment of a rank that finds its attempt's directory."""
+    beat = str(node.spool.heartbeat(1, rank))
+    told = {"MUSTER_RUN_DIR": str(node.run.root), "MUSTER_ATTEMPT": "1", "MUSTER_HEARTBEAT": beat}
+    return node.environment(MUSTER_JOB="small", RANK_ID=str(rank), **told)
+
+
+def test_an_examination_tells_where_ranks_are_and_harms_none(node: Node) -> None:
+    """Stacks of who can write them, what the kernel knows of all; both go on as before."""
+    plans = [
+        node.plan(0, SHOWS, environment=contract(node, 0)),
+        node.plan(1, environment=contract(node, 1)),
+    ]
+    node.start(*plans)
+    pids = [node.of_rank("started", rank)["pid"] for rank in (0, 1)]
+    node.hear("beat", lambda message: message["rank"] == 0)
+    stacks = node.run.attempt(1).stacks(0)
+    until(stacks.exists, "the file of stacks")
+    node.tell("examine", attempt=1, patience=5.0)
+    seen = {one["rank"]: one for one in node.hear("examined")["ranks"]}
+    begin, end = seen[0]["stacks"]
+    assert "in rest" in stacks.read_bytes()[begin:end].decode()
+    assert seen[0]["no_stacks"] == "" and "no handler" in seen[1]["no_stacks"]
+    assert [seen[rank]["pid"] for rank in (0, 1)] == pids
+    assert seen[1]["state"] == "S" and seen[1]["threads"][0]["tid"] == pids[1]
+    assert all(processes.state_of(pid) == "S" for pid in pids)
+    node.tell("examine", attempt=1, patience=0.0)
+    quick = node.hear("examined")["ranks"]
+    assert [one["stacks"][1] for one in quick] == [0, 0] and not quick[0]["threads"]
+
+
+def test_a_stopped_rank_is_sent_nothing(node: Node) -> None:
+    """It would get the signal when it goes on; a stop under way is not kept waiting."""
+    node.start(node.plan(0, SHOWS, environment=contract(node, 0)))
+    pid = node.of_rank("started", 0)["pid"]
+    node.hear("beat")
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: processes.state_of(pid) == "T", "stopped")
+    node.tell("examine", attempt=1, patience=60.0)
+    [seen] = node.hear("examined")["ranks"]
+    assert (seen["state"], seen["no_stacks"]) == ("T", "its process is stopped")
+    node.tell("stop", attempt=1, grace=0.0)
+    node.hear("stopped")
+
+
+def test_a_stop_ends_an_examination(node: Node) -> None:
+    """Whoever has waited long enough is not made to wait for evidence."""
+    blind = "import signal\nfrom orchestrator.stack_signal import STACK_SIGNAL\n"
+    blind += "signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL])\n" + SHOWS
+    node.start(node.plan(0, blind, environment=contract(node, 0)))
+    node.hear("beat")
+    until(node.run.attempt(1).stacks(0).exists, "the file of stacks")
+    node.tell("examine", attempt=1, patience=60.0)
+    node.tell("stop", attempt=1, grace=0.0)
+    node.hear("stopped")
+    assert "examined" not in [message["event"] for message in node.heard]
+
+
+class Patient(Node):
+    """Its supervisor looks around once an hour, and else waits for something to happen."""
+
+    program = ("-c", "from orchestrator import supervisor as s; s._TICK = 3600.0; s.main()")
+
+
+def test_an_exit_is_an_event(tmp_path: Path) -> None:
+    """It is told when it happens, whatever the period of looks."""
+    with tempfile.TemporaryDirectory(prefix="sup-", ignore_cleanup_errors=True) as base:
+        node = Patient(tmp_path, Path(base))
+        try:
+            node.start(node.plan(0), node.plan(1, "raise SystemExit(7)"))
+            pid = node.of_rank("started", 0)["pid"]
+            assert node.of_rank("exit", 1)["code"] == 7
+            os.kill(pid, signal.SIGKILL)
+            assert node.of_rank("exit", 0)["signal"] == signal.SIGKILL
+        finally:
+            node.end()

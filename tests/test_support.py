@@ -35,8 +35,8 @@ def test_defaults_are_never_refused() -> None:
         "launch={mode: dynamic, bind: blocks, start: spawn, preload: [json]}",
         "launch.mode=none",
         "checkpoint={every_steps: 5, keep: 2}",
-        "health={heartbeat_timeout: 60, phase_timeouts: {init: 1m}}",
-        "restart={backoff: {first: 0}, no_progress: 1, min_ranks: 8, rules: []}",
+        "health={heartbeat_timeout: 60, phase_timeouts: {init: 1m}, hang: {floor: 2m}}",
+        "restart={backoff: {first: 0}, no_progress: 1, min_ranks: 4, rules: []}",
         "restart.budgets={process: 1}",
         "restart={replenish_after: 1h, fallback: {args: {lr: 0.1}}}",
         "args={lr: 0.1}",
@@ -55,8 +55,6 @@ def test_built_fields_run(override: str) -> None:
         ("resources.ranks_per_node=4", "resources.ranks_per_node"),
         ("resources.memory_per_rank=1Gi", "resources.memory_per_rank"),
         ("resources.nodes.labels.pool=train", "resources.nodes"),
-        ("health.straggler=2", "health.straggler"),
-        ("restart.min_ranks=4", "restart.min_ranks"),
         ("notify=[{url: 'https://example.org'}]", "notify"),
     ],
 )
@@ -75,8 +73,9 @@ def test_secrets_run(tmp_path: Path) -> None:
 
 def test_every_gap_is_named_at_once() -> None:
     """All refusals come together, in the order of the table."""
-    paths = refused("restart.min_ranks=4", "health.straggler=2", "limits.run=1h", "limits.wait=1h")
-    assert paths == ["health.straggler", "restart.min_ranks"]
+    paths = refused("notify=[{url: 'https://example.org'}]", "resources.memory_per_rank=1Gi",
+                    "limits.run=1h", "limits.wait=1h")  # fmt: skip
+    assert paths == ["resources.memory_per_rank", "notify"]
 
 
 @pytest.mark.parametrize("device", ["ascend", "gpu"])
@@ -87,9 +86,10 @@ def test_jobs_for_accelerators_can_run(device: str) -> None:
 
 def test_message_says_what_to_do() -> None:
     """A refusal names the file, the field, its value and what can run."""
-    (problem,) = not_built(loads(RUNNABLE, ["restart.min_ranks=4"]))
+    (problem,) = not_built(loads(RUNNABLE, ["resources.ranks_per_node=4"]))
     assert problem.describe("job.yaml") == (
-        "job.yaml: restart.min_ranks: found 4, allowed: the number of resources.ranks; "
+        "job.yaml: resources.ranks_per_node: found 4, allowed: the number of resources.ranks: "
+        "one node; "
         "it is valid, but `run` does not act on it yet"
     )
 

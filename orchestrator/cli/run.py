@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from orchestrator.cli import EXIT_FAILED
+from orchestrator.cli import EXIT_FAILED, EXIT_PREEMPTED
 from orchestrator.cli.common import fail, job_argument, json_option, print_json, the_job
 from orchestrator.cli.named import to_order
 from orchestrator.cli.remote import controller, needs_controller
@@ -123,10 +123,10 @@ def _drive(
     by_hand: bool,
 ) -> NoReturn:
     """Run the job, then what follows it; ends with what the last of them came to."""
-    good = _run_to_end(directory, spec, faults, as_json=as_json, by_hand=by_hand)
-    if good and spec.then is not None:
+    code = _run_to_end(directory, spec, faults, as_json=as_json, by_hand=by_hand)
+    if code == 0 and spec.then is not None:
         _follow(directory, spec, as_json=as_json)
-    _leave(directory, as_json=as_json, good=good)
+    _leave(directory, as_json=as_json, code=code)
 
 
 def _follow(directory: RunDirectory, spec: JobSpec, *, as_json: bool) -> NoReturn:
@@ -146,8 +146,8 @@ def _follow(directory: RunDirectory, spec: JobSpec, *, as_json: bool) -> NoRetur
             create(below.root, following, text)
     except RunError as error:
         fail(str(error))
-    good = _run_to_end(below, following, [], as_json=as_json, by_hand=False)
-    _leave(directory, as_json=as_json, good=good)
+    code = _run_to_end(below, following, [], as_json=as_json, by_hand=False)
+    _leave(directory, as_json=as_json, code=code)
 
 
 def _run_to_end(
@@ -157,7 +157,8 @@ def _run_to_end(
     *,
     as_json: bool,
     by_hand: bool,
-) -> bool:
+) -> int:
+    """The exit code: of the run, and where that is good, of its drills."""
     from cluster import command
     from orchestrator.controller import Outcome
     from orchestrator.display import Display, print_end
@@ -173,10 +174,25 @@ def _run_to_end(
         command.leave()
     if not as_json:
         print_end(view_from_disk(directory))
-    return outcome is Outcome.SUCCEEDED
+    held = _drills_held(directory, quiet=as_json)
+    if outcome is Outcome.PREEMPTED:
+        return EXIT_PREEMPTED
+    return 0 if outcome is Outcome.SUCCEEDED and held else EXIT_FAILED
 
 
-def _leave(directory: RunDirectory, *, as_json: bool, good: bool) -> NoReturn:
+def _drills_held(directory: RunDirectory, *, quiet: bool) -> bool:
+    """Print what came of the faults that were injected; whether the run kept its word."""
+    from orchestrator.drill.verdict import results_of
+    from orchestrator.journal import read_events
+    from orchestrator.panel import print_drills
+
+    results = results_of(read_events(directory.events))
+    if results:
+        print_drills(results, stderr=quiet)
+    return all(result["passed"] for result in results)
+
+
+def _leave(directory: RunDirectory, *, as_json: bool, code: int) -> NoReturn:
     """With --json the job's status, and below `then` that of the job that followed it."""
     from orchestrator.status import document, view_from_disk
 
@@ -184,7 +200,7 @@ def _leave(directory: RunDirectory, *, as_json: bool, good: bool) -> NoReturn:
         below = RunDirectory(directory.then)
         then = {"then": document(view_from_disk(below))} if below.is_run() else {}
         print_json({**document(view_from_disk(directory)), **then})
-    sys.exit(0 if good else EXIT_FAILED)
+    sys.exit(code)
 
 
 def _has_succeeded(root: Path) -> bool:

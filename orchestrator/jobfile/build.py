@@ -12,6 +12,7 @@ from orchestrator.spec import (
     Backoff,
     Checkpoint,
     FollowUp,
+    Hang,
     Health,
     JobSpec,
     Launch,
@@ -72,7 +73,8 @@ def _launch(resources: Resources, values: Mapping[str, Any]) -> Launch:
 def _health(values: Mapping[str, Any]) -> Health:
     timeouts = {**DEFAULT_PHASE_TIMEOUTS, **values.get("phase_timeouts", {})}
     limited = {phase: limit for phase, limit in timeouts.items() if limit is not None}
-    return Health(**{**values, "phase_timeouts": limited})
+    hang = Hang(**values.get("hang", {}))
+    return Health(**{**values, "phase_timeouts": limited, "hang": hang})
 
 
 def _restart(values: Mapping[str, Any], ranks: int) -> Restart:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from orchestrator import secrets
 from orchestrator.jobfile.problems import NOWHERE, Place, Report, quoted
-from orchestrator.spec import Backoff, DeviceKind, LaunchMode, StartMethod
+from orchestrator.spec import Backoff, DeviceKind, Hang, LaunchMode, StartMethod
 
 _DIVISORS_SHOWN = 12
 
@@ -138,6 +138,28 @@ def _backoff_grows(draft: Draft) -> Iterator[Conflict]:
         yield Conflict(path, found, "max not below first", hint)
 
 
+def _moves_who_is_found(draft: Draft) -> Iterator[Conflict]:
+    if draft.get("health.move_stragglers") and not draft.stands("health.straggler"):
+        hint = "health.straggler says how slow a rank may be, such as 1.5"
+        path = "health.move_stragglers"
+        yield Conflict(path, "true without health.straggler", "both, or false", hint)
+
+
+def _hang_limits_fit(draft: Draft) -> Iterator[Conflict]:
+    given = draft.get("health.hang") or {}
+    law = Hang(**given)
+    path = "health.hang." + ("ceiling" if "ceiling" in given else "floor")
+    if law.ceiling < law.floor:
+        found = f"floor {law.floor:g} s and ceiling {law.ceiling:g} s"
+        other = "" if {"floor", "ceiling"} <= given.keys() else _other_of(path)
+        hint = f"health.hang.{other} is {getattr(law, other):g} s by default" if other else ""
+        yield Conflict(path, found, "ceiling not below floor", hint)
+
+
+def _other_of(path: str) -> str:
+    return "floor" if path.endswith("ceiling") else "ceiling"
+
+
 def _secrets_apart(draft: Draft) -> Iterator[Conflict]:
     for name in draft.get("secrets") or {}:
         if name in (draft.get("env") or {}):
@@ -176,6 +198,8 @@ CHECKS: tuple[Check, ...] = (
     _fork_needs_module,
     _one_interval,
     _backoff_grows,
+    _moves_who_is_found,
+    _hang_limits_fit,
     _secrets_apart,
     _rules_match_something,
 )

@@ -190,6 +190,27 @@ class Size(_Scalar):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flag(_Scalar):
+    """Yes or no."""
+
+    @property
+    def allowed(self) -> str:
+        """How they are written."""
+        return "true or false"
+
+    def value(self, node: ScalarNode) -> Any:
+        """Which of them."""
+        fits = node.kind == "bool" and node.text.lower() in ("true", "false")
+        return node.text.lower() == "true" if fits else MISSING
+
+    def hint(self, node: Node) -> str:
+        """What was probably meant."""
+        if isinstance(node, ScalarNode) and node.text.lower() in ("true", "false"):
+            return f"write {node.text.lower()} without quotes"
+        return trap(node)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice(_Scalar):
     """One of `words`; `meant` are other names that people give to them."""
 

@@ -13,6 +13,7 @@ from orchestrator.jobfile.fields import (
     Argument,
     Choice,
     Duration,
+    Flag,
     Integer,
     Kind,
     Number,
@@ -136,7 +137,15 @@ JOB = Section(
             fields={
                 "heartbeat_timeout": Duration(words=AUTO),
                 "straggler": Number(low=1.0, high=1000.0),
+                "move_stragglers": Flag(),
                 "phase_timeouts": Section(fields=dict.fromkeys(PHASES, Duration(words=UNLIMITED))),
+                "hang": Section(
+                    fields={
+                        "factor": Number(low=1.1, high=1000.0),
+                        "floor": Duration(),
+                        "ceiling": Duration(),
+                    }
+                ),
             }
         ),
         "restart": Section(

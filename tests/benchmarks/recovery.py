@@ -10,7 +10,8 @@ is muster's default.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -44,6 +45,26 @@ class Recovery:
     processes: float
     """Every rank of the next attempt has a process: what muster itself adds."""
     first_step: float
+    split: Mapping[str, float] = field(default_factory=dict)
+    """Every part of the way back by its name: when it was over."""
+
+
+PARTS = {
+    "detected": "detected_after",
+    "stopped": "stopped_after",
+    "allocated": "allocated_after",
+    "joined": "joined_after",
+    "loaded": "loaded_after",
+    "compiled": "compiled_after",
+    "first step": "first_step_after",
+}
+"""The split of an incident, in the order of the way back."""
+
+
+def told(split: Mapping[str, float]) -> str:
+    """The way back in one line."""
+    parts = (f"{name} {at:.3f}" for name, at in sorted(split.items(), key=lambda part: part[1]))
+    return "seconds after the fault: " + ", ".join(parts)
 
 
 def measure(bench: Bench, wanted: frozenset[str]) -> dict[str, Measurement]:
@@ -51,7 +72,9 @@ def measure(bench: Bench, wanted: frozenset[str]) -> dict[str, Measurement]:
 
     def ours(number: int) -> Recovery:
         with bench.progress.doing(f"muster run, {number} of {ROUNDS}"):
-            return recover(bench)
+            found = recover(bench)
+        bench.progress.say(told(found.split))
+        return found
 
     def peer(number: int) -> msrun_loop.Recovery:
         with bench.progress.doing(f"loop around msrun, {number} of {ROUNDS}"):
@@ -146,6 +169,10 @@ def read(directory: RunDirectory) -> Recovery:
         detected=incident["detected_after"],
         processes=running.time - incident["fault_at"],
         first_step=incident["first_step_after"],
+        split={
+            "started": running.time - incident["fault_at"],
+            **{n: incident[key] for n, key in PARTS.items() if incident.get(key) is not None},
+        },
     )
 
 
