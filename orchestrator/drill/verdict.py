@@ -241,6 +241,8 @@ def _fails(event: Event) -> bool:
 
 def _was_verified(events: Sequence[Event], attempt: Event | None) -> bool:
     path = attempt.data.get("resumed_from") if attempt else None
+    if attempt is not None and attempt.data.get("snapshot"):
+        return True  # it is only offered when it has been read; it is no checkpoint of record
     return any(
         event.kind == "checkpoint" and event.data["path"] == path and event.data["verified"]
         for event in events
