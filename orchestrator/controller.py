@@ -348,6 +348,7 @@ class Controller:
             attempt=number,
             resumed_step=way.resumed_step,
             resumed_from=str(chosen.path) if chosen else None,
+            snapshot=chosen is not None and self._keeper.is_snapshot(chosen),
             digest=chosen.digest if chosen else None,
             world_size=self.spec.resources.ranks,
             ranks=len(plan.ranks),

@@ -84,6 +84,10 @@ class CheckpointKeeper:
         """Where the next attempt may take snapshots; None where that cannot be, which is told."""
         return self._snapshots.prepare()
 
+    def is_snapshot(self, chosen: Verified) -> bool:
+        """Whether what was chosen lies in tmpfs and is no checkpoint of record."""
+        return self._snapshots.has(chosen.path)
+
     def promote(self) -> None:
         """The gang has ended: what only a snapshot holds becomes a checkpoint."""
         if not self._world_size:

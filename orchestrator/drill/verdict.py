@@ -244,9 +244,9 @@ def _was_verified(events: Sequence[Event], attempt: Event | None) -> bool:
     path = attempt.data.get("resumed_from") if attempt else None
     if attempt is None or path is None:
         return False
+    if attempt.data.get("snapshot"):
+        return bool(attempt.data.get("digest"))
     told = [e for e in events if e.kind in ("checkpoint", "promoted") and e.data["path"] == path]
-    if not told:
-        return "/muster-snapshots-" in path and bool(attempt.data.get("digest"))
     return any(event.data["verified"] for event in told)
 
 
