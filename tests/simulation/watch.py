@@ -147,6 +147,8 @@ class Watch:
         elif not spent:
             enough = self.failures >= min(self.spec.restart.no_progress, 20)
             told = "no_progress" in event.reason or "in a row" in event.reason
+            if "it is deterministic" in event.reason:
+                enough = told = self.failures >= 2
             self._must(enough and told, f"ended with budget left: {event.reason}")
         left = event.data["incident"]["budget_left"]
         if budget is not None and not (spent and name == "user"):
