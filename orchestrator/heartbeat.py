@@ -25,8 +25,8 @@ _VERSION = 3
 _HEAD = struct.Struct("<III")  # magic, version, CRC of the body
 # sequence, flags, phase, step, steps_total, first_step, images, checkpoint_step,
 # beat_at, step_at, step_seconds, loss, first_step_at, phase_at, one entry time a phase,
-# data_wait, digest, digest_step, digest_since
-_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}ddQqq")
+# data_wait, digest, digest_step, digest_since, loss_step
+_BODY = struct.Struct(f"<QIIqqqqq6d{len(PHASES)}ddQqqq")
 _START = struct.Struct("<QI")  # sequence, flags
 RECORD_SIZE = _HEAD.size + _BODY.size
 
@@ -72,6 +72,8 @@ class Heartbeat:
     """A digest of the parameters, and after which step it was taken; -1: none."""
     digest_since: int = -1
     """The last step before, at which the same parameters were digested or loaded."""
+    loss_step: int = -1
+    """The step whose loss `loss` is; one that is not finite stays when steps go on."""
 
     @property
     def loss_not_finite(self) -> bool:
@@ -108,6 +110,7 @@ class HeartbeatWriter:
         self._images = 0
         self._data_wait = nan
         self._digest, self._digest_step, self._digest_since = 0, -1, -1
+        self._loss_step = -1
         self._step_at = self._step_seconds = self._loss = self._first_step_at = nan
         self._phase_at = now
         self._entered = [nan] * len(PHASES)
@@ -147,17 +150,18 @@ class HeartbeatWriter:
         self._step = step
         self._step_at = now
         self._data_wait = data_wait
-        self._keep_loss(loss)
+        self._keep_loss(loss, step)
         self._images += images
         if total is not None:
             self._total = total
         self._write(now)
 
-    def _keep_loss(self, loss: float | None) -> None:
+    def _keep_loss(self, loss: float | None, step: int) -> None:
         # One that is not finite stays: readers look now and then, and must not miss it.
         if self._flags & _LOSS_REPORTED and not math.isfinite(self._loss):
             return
         self._loss = math.nan if loss is None else loss
+        self._loss_step = step
         self._flags &= ~_LOSS_REPORTED
         self._flags |= _LOSS_REPORTED if loss is not None else 0
 
@@ -209,6 +213,7 @@ class HeartbeatWriter:
             self._digest,
             self._digest_step,
             self._digest_since,
+            self._loss_step,
         )
         _store(self._map, body)
 
@@ -261,7 +266,7 @@ def _decode(raw: bytes) -> Heartbeat:
         _BODY.unpack_from(raw, _HEAD.size)
     )
     beat_at, step_at, step_seconds, loss, first_step_at, phase_at, *rest = times
-    *entered, data_wait, digest, digest_step, digest_since = rest
+    *entered, data_wait, digest, digest_step, digest_since, loss_step = rest
     return Heartbeat(
         sequence=sequence,
         phase=PHASES[phase],
@@ -285,4 +290,5 @@ def _decode(raw: bytes) -> Heartbeat:
         digest=digest,
         digest_step=digest_step,
         digest_since=digest_since,
+        loss_step=loss_step,
     )

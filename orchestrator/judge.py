@@ -195,12 +195,14 @@ class Judge:
 
 def _own_step(view: RankView | None, of_gang: int) -> int:
     """The step that the failed rank reached: peers may be a step ahead, by chance."""
-    return view.beat.step if view is not None and view.beat is not None else max(0, of_gang)
+    if view is None or view.beat is None:
+        return max(0, of_gang)
+    return view.beat.loss_step if view.beat.loss_not_finite else view.beat.step
 
 
 def _blur(suspect: Suspect, view: RankView | None) -> int:
     """By how many steps a failure that no rank reports is seen too late, at most."""
-    if suspect.sign not in (Sign.NUMERIC, Sign.DIVERGED):
+    if suspect.sign is not Sign.DIVERGED:
         return 0
     took = view.beat.step_seconds if view is not None and view.beat is not None else math.nan
     return 1 + (math.ceil(_LOOK / took) if took > 0 else 0)

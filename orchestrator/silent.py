@@ -63,7 +63,7 @@ def bad_loss(rank: int, beat: Heartbeat) -> Suspect | None:
     """A loss that was reported and is NaN or infinite."""
     if not beat.loss_not_finite:
         return None
-    cause = f"the loss that it reported is {beat.loss} (seen at step {beat.step})"
+    cause = f"the loss that it reported is {beat.loss} (at step {beat.loss_step})"
     return Suspect(rank, beat.step_at, Sign.NUMERIC, cause)
 
 

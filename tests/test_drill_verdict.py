@@ -97,7 +97,12 @@ def test_each_broken_promise_is_named(events: list[Event], says: str) -> None:
 def test_a_snapshot_is_as_good_as_a_checkpoint() -> None:
     """No event tells of one: that it was read and its digest checked is what counts."""
     path = "/dev/shm/muster-snapshots-x/a/step-00000022"
-    assert problems(history(resumed_from=path, resumed_step=22, digest="d", steps_lost=1)) == []
+    assert (
+        problems(
+            history(resumed_from=path, resumed_step=22, digest="d", snapshot=True, steps_lost=1)
+        )
+        == []
+    )
 
 
 def test_a_process_of_the_old_gang_that_lives_is_named() -> None:

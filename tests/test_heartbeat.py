@@ -115,7 +115,7 @@ def test_a_loss_that_was_not_reported_is_no_bad_loss(path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_bad_loss_stays(path: Path, bad: float) -> None:
-    """Who looks ten times a second must find it, though the next step has a good one again."""
+    """Who looks ten times a second must find it, and its step, though the next has a good one."""
     writer = HeartbeatWriter(path)
     writer.step(1, 0.5, 1, None)
     writer.step(2, bad, 1, None)
@@ -123,7 +123,7 @@ def test_a_bad_loss_stays(path: Path, bad: float) -> None:
     writer.step(4, None, 1, None)
     beat = read_heartbeat(path)
     assert beat is not None and beat.step == 4
-    assert beat.loss_not_finite
+    assert beat.loss_not_finite and beat.loss_step == 2
 
 
 def test_data_wait_and_digest_are_in_the_record(path: Path) -> None:

@@ -246,8 +246,12 @@ def _was_verified(events: Sequence[Event], attempt: Event | None) -> bool:
         return False
     if attempt.data.get("snapshot"):
         return bool(attempt.data.get("digest"))
-    told = [e for e in events if e.kind in ("checkpoint", "promoted") and e.data["path"] == path]
-    return any(event.data["verified"] for event in told)
+    return any(
+        event.kind in ("checkpoint", "promoted")
+        and event.data["path"] == path
+        and event.data["verified"]
+        for event in events
+    )
 
 
 def _end(events: Sequence[Event]) -> str:
