@@ -22,6 +22,8 @@ class Voice:
 
     rank: int = 1
     size: int = 2
+    world_size: int = 2
+    virtual_ranks: range = range(1, 2)
     attempt: int = 1
     steps: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from cluster.cpu import CpuBudget
 from cluster.device import Device, Inventory, Node
-from orchestrator import adoption, controller, devices, evidence, keeper
+from orchestrator import adoption, controller, devices, keeper, oom
 from orchestrator.controller import Controller, Outcome
 from orchestrator.found import LOCAL, Found
 from orchestrator.journal import JournalError
@@ -189,7 +189,7 @@ class History:
                 (controller, "view_from_disk", self._view_from_disk),
                 (adoption, "lives", self._lives),
                 (adoption, "kill", self._kill),
-                (evidence, "oom_kills", lambda: self.machine.oom_kills),
+                (oom, "kills_counted", lambda: self.machine.oom_kills),
             ):
                 stack.enter_context(patch.object(target, name, value))
             yield
