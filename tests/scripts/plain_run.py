@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are not installed
+
 from cluster.ray_client import Event, RayLost
 from orchestrator import local_run, plan, processes
 from orchestrator.cli import main
