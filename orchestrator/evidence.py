@@ -87,15 +87,20 @@ _STRANGER = "a process outside muster and MindSpore: its log names none of MindS
 
 
 def terminator(log: str) -> str:
-    """Who sent the SIGTERM that a rank died of, when we did not: by the last line that says so."""
+    """Which part of MindSpore sent the SIGTERM that a rank died of: by the last line that says so.
+
+    Empty: none of them.
+    """
     said = [(at, who) for words, who in OWN_TERMS if (at := log.rfind(words)) >= 0]
-    return max(said)[1] if said else _STRANGER
+    return max(said)[1] if said else ""
 
 
 def explained(suspect: Suspect, found: Evidence) -> Suspect:
     """The suspect with what killed it in its cause, where that is known."""
-    if found.terminated_by:
-        return replace(suspect, cause=f"{suspect.cause}, sent by {found.terminated_by}")
+    if found.signal == SIGTERM:
+        return replace(
+            suspect, cause=f"{suspect.cause}, sent by {found.terminated_by or _STRANGER}"
+        )
     if found.oom_killed:
         by = f": {found.kernel_word}" if found.kernel_word else " by its cgroup's counter"
         return replace(suspect, cause=f"{suspect.cause}, for memory{by}")

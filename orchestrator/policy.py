@@ -68,7 +68,7 @@ class Evidence:
     terminated_by_us: bool = False
     device_fault: str = ""  # what is wrong with a device of the gang, by its tools, afterwards
     kernel_word: str = ""  # what the kernel logged when it killed the rank for memory
-    terminated_by: str = ""  # who sent the SIGTERM that it died of, when we did not
+    terminated_by: str = ""  # the part of MindSpore that sent the SIGTERM that it died of
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,12 @@ RULES: tuple[ClassRule, ...] = (
         "exception before the job's first step",
         FailureClass.USER,
         lambda e: e.before_first_step and (e.error_type is not None or bool(e.exit_code)),
+    ),
+    ClassRule(
+        "ended by MindSpore itself (SIGTERM)",
+        FailureClass.PROCESS,
+        lambda e: bool(e.terminated_by),
+        source="MindSpore 2.10: texts of its watchdogs (evidence.OWN_TERMS)",
     ),
     ClassRule(
         "terminated from outside (SIGTERM)",

@@ -139,6 +139,11 @@ EVIDENCE: list[tuple[str, Evidence, FailureClass]] = [
         FailureClass.USER,
     ),
     (
+        "ended by MindSpore itself (SIGTERM)",
+        Evidence(Sign.EXIT, signal=15, terminated_by="its HCCL watchdog"),
+        FailureClass.PROCESS,
+    ),
+    (
         "terminated from outside (SIGTERM)",
         Evidence(Sign.EXIT, signal=15, before_first_step=True),
         FailureClass.PREEMPTION,
