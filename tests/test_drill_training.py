@@ -20,9 +20,9 @@ STEPS, EVERY = 160, 40
 
 STORY = (
     "kill-scheduler@phase:compile",
-    "term-rank:1@step:20",
     "kill-rank:0@phase:checkpoint",
     "preempt@step:90",
+    "term-rank:1@step:125",
 )
 """Faults of one run: asked from outside, and killed where a graph or a checkpoint is made."""
 

@@ -55,7 +55,7 @@ def main() -> None:
     be_in(rank, "join", stay)
     rank.phase("load")
     time.sleep(stay)
-    state = load(rank) if rank.resume_from else State(0, "", [""] * rank.size)
+    state = load(rank) if rank.resume_from else State(0, "", [""] * rank.world_size)
     start = state.step
     fail_if_told(rank, options, 0)
     be_in(rank, "compile", stay)
@@ -132,10 +132,10 @@ def say_started(rank: Rank) -> None:
 
 
 def keep_step(rank: Rank, state: State) -> State:
-    """A step: everybody's part is in everybody's state."""
+    """A step: everybody's part is in everybody's state, however many processes compute them."""
     step = state.step + 1
-    own = digest(state.all, state.own[rank.rank], str(rank.rank), str(step))
-    parts = barrier(rank, step, own)
+    own = (digest(state.all, state.own[one], str(one), str(step)) for one in rank.virtual_ranks)
+    parts = ",".join(barrier(rank, step, ",".join(own))).split(",")
     return State(step, digest(state.all, *parts), parts)
 
 
