@@ -122,10 +122,13 @@ class Devices:
             return Found(Inventory(()), missing=str(error))
 
     def could_have_all(self, found: Found, own: Placement) -> bool:
-        """Whether every rank could have a device now, those of its own gang counted as free."""
+        """Whether every rank could have a device now.
+
+        Those of its own gang count as free, but for what their tools call faulty.
+        """
         if found.missing:
             return False
-        mine = {one.device.key for one in own.assignments}
+        mine = {one.device.key for one in own.assignments} - found.unwell.keys()
         blamed = self._recorder.ledger.blamed
         here = {key: why for key, why in found.withheld.items() if key not in mine}
         answers = (

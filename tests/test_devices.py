@@ -387,9 +387,25 @@ def test_own_devices_count_when_it_is_asked_whether_all_are_there(
     one = ran(bench(found(0, 1), text=FOUR), size=2)
     own = one.devices.allocate(recovering=True).placement
     busy = {"d0": "in use by python (pid 7)", "d1": "in use by python (pid 8)"}
-    assert one.devices.could_have_all(found(0, 1, 2, 3, **busy), own)
-    assert not one.devices.could_have_all(found(0, 1, 2, 3, d3="in use", **busy), own)
-    assert not one.devices.could_have_all(found(0, 1, 2, **busy), own)
+
+    def all_there(*ids: int, **withheld: str) -> bool:
+        return one.devices.could_have_all(replace(found(*ids, **withheld), unwell={}), own)
+
+    assert all_there(0, 1, 2, 3, **busy)
+    assert not all_there(0, 1, 2, 3, d3="in use", **busy)
+    assert not all_there(0, 1, 2, **busy)
+
+
+def test_an_own_device_that_is_unwell_does_not_count_as_there(
+    bench: Callable[..., Bench],
+) -> None:
+    """To end an attempt for a larger one that could not begin would be worse than to go on."""
+    one = ran(bench(found(0, 1), text=FOUR), size=2)
+    own = one.devices.allocate(recovering=True).placement
+    seen = found(0, 1, 2, 3)
+    key = own.assignments[1].device.key
+    seen = replace(seen, withheld={**seen.withheld, key: "alarm"}, unwell={key: "alarm"})
+    assert not one.devices.could_have_all(seen, own)
 
 
 def test_a_glance_waits_for_nobody(bench: Callable[..., Bench]) -> None:
