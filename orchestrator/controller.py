@@ -484,6 +484,7 @@ class Controller:
                 pids=gang.pids(),
                 scheduler=gang.scheduler_pid,
             )
+        self._keeper.agreed = gang.agreed
         step = max((v.beat.checkpoint_step for v in gang.views if v.beat), default=-1)
         if step > way.checkpoint_step and self._keeper.idle:
             way.checkpoint_step = step

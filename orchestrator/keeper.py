@@ -5,6 +5,7 @@ and chooses what an attempt starts from.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class CheckpointKeeper:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._tending: Future[tuple[Tended, str]] | None = None
         self._room = Room(directory.checkpoints)
+        self.agreed: Collection[int] = ()
+        """What heartbeats of the attempt under way tell of `Ledger.agreed`; empty: nothing yet."""
         # What an earlier controller has recorded is no news.
         known = recorder.ledger.checkpoints
         self._noted = {path for path, one in known.items() if one["verified"]}
@@ -56,10 +59,15 @@ class CheckpointKeeper:
     def tend(self) -> None:
         """Begin to verify what is new and retire what is old, unless that is under way."""
         if self._tending is None:
-            self._tending = self._worker.submit(self._tend)
+            self._tending = self._worker.submit(self._tend, self._agreed())
 
-    def _tend(self) -> tuple[Tended, str]:
-        tended = self._vault.tend()
+    def _agreed(self) -> Collection[int]:
+        """`Ledger.agreed` as it is now; what an attempt began with, all its ranks had."""
+        ledger = self._recorder.ledger
+        return {max(step, ledger.resumed_step) for step in self.agreed or ledger.agreed}
+
+    def _tend(self, agreed: Collection[int]) -> tuple[Tended, str]:
+        tended = self._vault.tend(agreed)
         size = self._vault.newest_size or self._snapshots.size()
         return tended, self._room.lack(size)
 
@@ -185,16 +193,24 @@ class CheckpointKeeper:
     def distrust(self, after: int, reason: str) -> None:
         """Never offer again what was saved after step `after`.
 
-        A run of which then nothing is left may begin anew, if its beginning is what is trusted.
-        Raises Unstartable if a checkpoint cannot be moved.
+        A run of which then nothing is left may begin anew, if its ranks began with nothing of
+        it. Raises Unstartable if a checkpoint cannot be moved.
         """
         self._finish()  # what is being read must not be moved
         checkpoints = [c for c in catalogue(self._directory.checkpoints) if c.step > after]
         for saved in (*checkpoints, *self._snapshots.newer_than(after)):
             why = f"what was saved after step {after} cannot be trusted: {reason}"
             self.quarantine(Broken(saved.path, saved.step, why))
-        if after <= 0 and self._recorder.ledger.ever_checkpointed:
+        left = catalogue(self._directory.checkpoints) or self._snapshots.newer_than(-1)
+        if self._recorder.ledger.ever_checkpointed and not left and not self._went_on():
             self._recorder.record("anew", f"the run begins anew: {reason}")
+
+    def _went_on(self) -> bool:
+        """Whether the newest attempt began with what this run itself had saved."""
+        chosen = self._recorder.ledger.chosen
+        path = Path(chosen["path"]) if chosen else None
+        own = self._directory.checkpoints
+        return path is not None and (path.parent == own or self._snapshots.has(path))
 
     def close(self) -> None:
         """Wait for what is being looked at; keep, or give back, what is in tmpfs.
@@ -227,4 +243,5 @@ class CheckpointKeeper:
             path=str(result.path),
             digest=result.digest if isinstance(result, Verified) else None,
             verified=broken is None,
+            agreed=sorted(self._agreed()),
         )
