@@ -37,6 +37,7 @@ class CheckpointKeeper:
         `world_size` is that of the job; 0: its snapshots are nobody's business here.
         """
         self._after = after
+        self._refused: dict[Path, str] = {}  # of the run before this one: why, by path
         self._world_size = world_size
         self._snapshots = SnapshotKeeper(directory, recorder)
         self._directory = directory
@@ -157,6 +158,9 @@ class CheckpointKeeper:
             return None
         problems = []
         for checkpoint in catalogue(self._after.checkpoints):
+            if checkpoint.path in self._refused:
+                problems.append(f"{checkpoint.path}: {self._refused[checkpoint.path]}")
+                continue
             try:
                 result = verify(checkpoint)
             except OSError as error:
@@ -172,10 +176,15 @@ class CheckpointKeeper:
     def quarantine(self, broken: Broken) -> None:
         """Move a checkpoint aside for good. Raises Unstartable if it cannot be moved.
 
-        A snapshot is dropped.
+        A snapshot is dropped. What the run before this one has left is not ours to move: it is
+        passed over.
         """
         if self._snapshots.has(broken.path):
             return self._snapshots.drop(broken)
+        if broken.path.parent != self._directory.checkpoints:
+            self._refused[broken.path] = broken.reason
+            why = f"{broken.path}, of the run in `after`, cannot be used: {broken.reason}"
+            return self._recorder.record("note", why, step=broken.step, path=str(broken.path))
         try:
             target = self._vault.quarantine(broken)
         except OSError as error:
