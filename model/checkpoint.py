@@ -44,7 +44,7 @@ STATISTICS = (".moving_mean", ".moving_variance")
 CATEGORIES = "categories.json"
 WAIT_SECONDS = 600.0
 
-_ASIDE = re.compile(r"\.step-\d{8,}\.attempt-(\d+)(\.replaced)?\.tmp$")
+_ASIDE = re.compile(r"\.(?P<final>step-\d{8,})\.attempt-(?P<attempt>\d+)(?P<was>\.replaced)?\.tmp$")
 _POLL_SECONDS = 0.02
 _BLOCK = 1 << 20
 
@@ -103,12 +103,19 @@ class CheckpointWriter:
     wait_seconds: float = WAIT_SECONDS
 
     def clear_leftovers(self) -> None:
-        """Remove what this or an earlier attempt left unfinished; rank 0, before the first step."""
+        """Remove what this or an earlier attempt left unfinished; rank 0, before the first step.
+
+        A checkpoint that lost its name to one which then never got it has it again.
+        """
         if self.rank or not self.directory.is_dir():
             return
-        for entry in self.directory.iterdir():
+        for entry in list(self.directory.iterdir()):
             match = _ASIDE.match(entry.name)
-            if match and int(match[1]) <= self.attempt:
+            if match is None or int(match["attempt"]) > self.attempt:
+                continue
+            if match["was"] and not (self.directory / match["final"]).exists():
+                os.rename(entry, self.directory / match["final"])
+            else:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def save(
@@ -304,8 +311,10 @@ def _publish(aside: Path, final: Path) -> None:
         # A run that fell back past this step has reached it again: the new one is wanted.
         replaced = aside.with_name(aside.name.replace(".tmp", ".replaced.tmp"))
         os.rename(final, replaced)
+        # Killed here, neither has the name: whoever looks next gives it back to the old one.
         os.rename(aside, final)
+        sync(final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         os.rename(aside, final)
-    sync(final.parent)
+        sync(final.parent)

@@ -8,6 +8,7 @@ is one. A link `best` names the one that its trainer holds for the best.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -29,6 +30,7 @@ BEST = "best"
 
 _NAME = re.compile(r"step-(\d{8,})")
 _UNFINISHED = re.compile(r"\.step-\d{8,}\..*")
+_REPLACED = re.compile(r"\.(step-\d{8,})\..*\.replaced\.tmp")
 _MANIFEST_LIMIT = 16 << 20
 _BLOCK = 1 << 20
 _NO_LINK = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
@@ -197,8 +199,22 @@ def sweep(directory: Path) -> None:
     except OSError:
         return
     for name in names:
-        if _UNFINISHED.fullmatch(name):
+        if _UNFINISHED.fullmatch(name) and not _put_back(directory, name):
             shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def _put_back(directory: Path, name: str) -> bool:
+    """Whether this was a whole checkpoint that was to be replaced when its trainer was killed.
+
+    It had lost its name and the new one had not got it yet: it has it again.
+    """
+    match = _REPLACED.fullmatch(name)
+    if match is None or os.path.lexists(directory / match[1]):
+        return False
+    with contextlib.suppress(OSError):
+        os.rename(directory / name, directory / match[1])
+        sync_directory(directory)
+    return True
 
 
 def size(path: Path) -> int:

@@ -1,8 +1,8 @@
 """The durable writes of muster, each as a value: what was there, what is written, what remains.
 
 `killed_at` kills a process that writes with SIGKILL before or after its n-th step (an open for
-writing, a write, fsync, rename, link, unlink, mkdir, rmdir). `python -m tests.crash_points KIND
-FOLDER` does one write, for a system-call trace of it.
+writing, a write, fsync, rename, link, unlink and others of `STEPS`). `python -m
+tests.crash_points KIND FOLDER` does one write, for a system-call trace of it.
 """
 
 from __future__ import annotations
@@ -15,39 +15,30 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cluster.bars import Bar
+from cluster.rank_table import digest_of, make
 from orchestrator import checkpoints, journal, layout
+from orchestrator.attempt_table import AttemptTable
 from orchestrator.checkpoints import Broken, Verified, catalogue, verify
 from orchestrator.device_book import DeviceBook
-from orchestrator.layout import Home
+from orchestrator.layout import Home, RunDirectory, Spool
 from orchestrator.service.tokens import Role, Tokens
+from orchestrator.supervisor import Supervisor
+from tests import crash_snapshots
+from tests.crash_kind import Kind, checkpoint, nothing, old_or_new
+from tests.rank_tables import facts
 
-STEPS = ("write", "fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
+STEPS = (
+    "write", "sendfile", "fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir", "chmod",
+    "ftruncate", "posix_fallocate",
+)  # fmt: skip
 """Functions of `os` that are steps; an `open` for writing is one too."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A durable write. `state` says what a fresh look finds: old or new; it raises for half."""
-
-    prepare: Callable[[Path], None]
-    write: Callable[[Path], None]
-    state: Callable[[Path], str]
-    relied: bool = True
-    """Whether anything is done on the strength of it, so that it must be on disk by then."""
-
-
-def _old_or_new(found: Any, old: Any, new: Any) -> str:
-    if found == old:
-        return "old"
-    assert found == new, f"half: {found!r}"
-    return "new"
 
 
 # -- small files of ours --------------------------------------------------------------------
@@ -63,17 +54,64 @@ def _write_document(number: int) -> Callable[[Path], None]:
 def _document(folder: Path) -> str:
     data = json.loads((folder / "plan.json").read_bytes())
     assert len(data["text"]) == 9000
-    return _old_or_new(data["number"], 1, 2)
+    return old_or_new(data["number"], 1, 2)
 
 
-def _write_once(folder: Path) -> None:
+def _table(folder: Path) -> AttemptTable:
+    table = make([(facts(0, [0, 1]), [0, 1])])
+    return AttemptTable(table, folder / "rank_table.json", None)
+
+
+def _write_table(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
-        layout.write_bytes(folder / "rank_table.json", b"table", replace=False)
+        _table(folder).write()
 
 
-def _once(folder: Path) -> str:
+def _table_there(folder: Path) -> str:
+    """As each rank asks before it starts: by its digest."""
     path = folder / "rank_table.json"
-    return _old_or_new(path.read_bytes() if path.exists() else None, None, b"table")
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    return old_or_new(found, None, digest_of(_table(folder).table))
+
+
+def _exit(rank: int) -> Callable[[Path], None]:
+    """What a supervisor does when it has reaped a rank."""
+
+    def exited(folder: Path) -> None:
+        attempt = RunDirectory(folder).attempt(1)
+        if rank not in _exits(folder):
+            attempt.root.mkdir(parents=True, exist_ok=True)
+            supervisor = Supervisor("a run", RunDirectory(folder), _NOWHERE, outlives=True)
+            silent = SimpleNamespace(beats=list, last_words=dict)
+            supervisor._children[rank] = SimpleNamespace(  # type: ignore[assignment]
+                attempt=1, lookout=silent, identity=SimpleNamespace(start_time=1),
+                launch=SimpleNamespace(rank=rank, label=f"rank {rank}"),
+            )  # fmt: skip
+            supervisor._exited(rank, signal.SIGKILL, 0.0)
+
+    return exited
+
+
+_NOWHERE = Spool(Path("/nonexistent"), Path("/nonexistent"))
+
+
+def _exits(folder: Path) -> dict[int, int]:
+    """As who comes later reads them: signals by rank."""
+    lines = journal.read_lines(RunDirectory(folder).attempt(1).exits)
+    return {line["rank"]: line["signal"] for line in lines}
+
+
+def rewrite_lines(path: Path, line: dict[str, Any]) -> None:
+    """How exits must not be written: the file anew for each of them."""
+    lines = [*journal.read_lines(path), line]
+    with open(path, "wb", buffering=0) as file:
+        for one in lines:
+            os.fsync(file.fileno())
+            file.write(json.dumps(one).encode() + b"\n")
+
+
+def _ends(folder: Path) -> str:
+    return old_or_new(_exits(folder), {1: 9}, {1: 9, 0: 9})
 
 
 def _append(number: int) -> Callable[[Path], None]:
@@ -94,12 +132,12 @@ def _torn(folder: Path) -> None:
 
 def _lines(folder: Path) -> str:
     numbers = [line["number"] for line in journal.read_lines(folder / "exits.jsonl")]
-    return _old_or_new(numbers, [1], [1, 2])
+    return old_or_new(numbers, [1], [1, 2])
 
 
 def _first_line(folder: Path) -> str:
     numbers = [line["number"] for line in journal.read_lines(folder / "exits.jsonl")]
-    return _old_or_new(numbers, [], [1])
+    return old_or_new(numbers, [], [1])
 
 
 def _bar(number: int) -> Callable[[Path], None]:
@@ -113,7 +151,7 @@ def _bar(number: int) -> Callable[[Path], None]:
 
 def _bars(folder: Path) -> str:
     bars = [bar.device for bar in DeviceBook(folder / "devices.json").bars(10.0)]
-    return _old_or_new(sorted(bars), ["local/ascend:1"], ["local/ascend:1", "local/ascend:2"])
+    return old_or_new(sorted(bars), ["local/ascend:1"], ["local/ascend:1", "local/ascend:2"])
 
 
 def _tokens(folder: Path) -> None:
@@ -128,26 +166,15 @@ def _add_token(folder: Path) -> None:
 
 def _token_names(folder: Path) -> str:
     names = [token.name for token in Tokens(Home(folder)).list()]
-    return _old_or_new("second" in names and len(names) == 2, False, True)
+    return old_or_new("second" in names and len(names) == 2, False, True)
 
 
 # -- checkpoints ----------------------------------------------------------------------------
 
 
-def _checkpoint(folder: Path, step: int) -> Path:
-    path = folder / "checkpoints" / f"step-{step:08d}"
-    path.mkdir(parents=True)
-    data = f"{step}".encode() * 500
-    (path / checkpoints.MODEL).write_bytes(data)
-    stated = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest = {"format": 1, "step": step, "world_size": 1, "files": {checkpoints.MODEL: stated}}
-    (path / checkpoints.MANIFEST).write_text(json.dumps(manifest))
-    return path
-
-
 def _two(folder: Path) -> None:
     for step in (1, 2):
-        _checkpoint(folder, step)
+        checkpoint(folder, step)
 
 
 def _quarantine(folder: Path) -> None:
@@ -178,51 +205,46 @@ def _retire(folder: Path) -> None:
 def _retired(folder: Path) -> str:
     found = [verify(one) for one in catalogue(folder / "checkpoints")]
     assert all(isinstance(one, Verified) for one in found), f"half: {found}"
-    return _old_or_new([one.step for one in found], [2, 1], [2])
+    return old_or_new([one.step for one in found], [2, 1], [2])
 
 
 def _save(folder: Path) -> None:
     """The trainer's own, with two parameters."""
-    import mindspore as ms
-    from mindspore import Parameter, nn
+    from model.checkpoint import CheckpointWriter
+    from tests.crash_trainer import Small, state_of
 
-    from model.checkpoint import CheckpointWriter, TrainingState
-
-    class Small(nn.Cell):  # type: ignore[misc]
-        """Two parameters."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = Parameter(ms.Tensor([1.0, 2.0]), name="weight")
-            self.bias = Parameter(ms.Tensor([3.0]), name="bias")
-
-    state = TrainingState(
-        step=2, epoch=0, batch=2, next_step=2, seed=1, learning_rate=0.1, loss_scale={},
-        categories=[], configuration="", world_size=1, threads="1", backend="CPU", mindspore="2.10",
-    )  # fmt: skip
     writer = CheckpointWriter(folder / "checkpoints", 0, 1, 1)
     writer.clear_leftovers()
-    writer.save(Small(), state)
+    writer.save(Small(), state_of(2))
 
 
 def _one(folder: Path) -> None:
-    _checkpoint(folder, 1)
+    checkpoint(folder, 1)
+
+
+def _second(folder: Path) -> None:
+    checkpoint(folder, 2)
 
 
 def _saved(folder: Path) -> str:
     found = [verify(one) for one in catalogue(folder / "checkpoints")]
     assert all(isinstance(one, Verified) for one in found), f"half: {found}"
-    return _old_or_new([one.step for one in found], [1], [2, 1])
+    return old_or_new([one.step for one in found], [1], [2, 1])
 
 
-def _nothing(_: Path) -> None:
-    pass
+def _replaced(folder: Path) -> str:
+    """What a controller finds that sweeps before it chooses, as it always does."""
+    checkpoints.sweep(folder / "checkpoints")
+    [found] = [verify(one) for one in catalogue(folder / "checkpoints")]
+    assert isinstance(found, Verified), f"half: {found}"
+    return "new" if (found.path / "state.json").exists() else "old"
 
 
 KINDS: dict[str, Kind] = {
     "a JSON document": Kind(_write_document(1), _write_document(2), _document),
-    "a rank table": Kind(_nothing, _write_once, _once),
-    "the first line of a journal": Kind(_nothing, _append(1), _first_line),
+    "a rank table": Kind(nothing, _write_table, _table_there),
+    "an exit": Kind(_exit(1), _exit(0), _ends),
+    "the first line of a journal": Kind(nothing, _append(1), _first_line),
     "another line": Kind(_append(1), _append(2), _lines),
     "a line after a torn one": Kind(_torn, _append(2), _lines),
     "the book of devices": Kind(_bar(1), _bar(2), _bars),
@@ -230,6 +252,8 @@ KINDS: dict[str, Kind] = {
     "quarantine": Kind(_two, _quarantine, _quarantined),
     "retention": Kind(_two, _retire, _retired, relied=False),
     "a checkpoint": Kind(_one, _save, _saved),
+    "a checkpoint in place of another": Kind(_second, _save, _replaced),
+    **crash_snapshots.KINDS,
 }
 """Every durable write but the store's commits, which are SQLite's (`test_outlives_writes`)."""
 

@@ -8,16 +8,26 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.crash_points import KINDS, Kind, every_point, killed_at
+from orchestrator import attempt_table, layout, snapshots, supervisor
+from orchestrator.checkpoints import Verified
+from orchestrator.snapshot_slots import Slots
+from tests import crash_points, crash_snapshots
+from tests.crash_points import KINDS, every_point
 
-SMALL = [name for name in KINDS if name != "a checkpoint"]
+TRAINED = ("a checkpoint", "a checkpoint in place of another", "a snapshot of the trainer")
+"""Kinds that need MindSpore, in a process of their own."""
+
+SMALL = [name for name in KINDS if name not in TRAINED]
 LEAST = 3
 """Steps of the shortest: open, fsync, and what follows."""
 
-TRACED = "trace=openat,write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat"
+TRACED = (
+    "trace=openat,write,pwrite64,sendfile,fsync,fdatasync,rename,renameat,renameat2,link,linkat"
+)
 _CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)\) += (\d+)")
 _DESCRIPTOR = re.compile(r"^\d+<([^>]+)>")
 _NAME = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -38,29 +48,72 @@ def test_what_a_kill_leaves_is_the_old_or_the_new(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_what_a_kill_leaves_of_a_checkpoint_is_whole(tmp_path: Path) -> None:
-    """The trainer's checkpoint is there with every byte or not at all; the one before it stays."""
-    done = run("a checkpoint", tmp_path, "kills")
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_a_kill_leaves_of_what_the_trainer_writes_is_whole(name: str, tmp_path: Path) -> None:
+    """It is there with every byte or not at all; the one before it stays."""
+    done = run(name, tmp_path, "kills")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 10
 
 
-def test_half_a_write_would_be_found(tmp_path: Path) -> None:
-    """A document that is written in place leaves half of itself when it is killed."""
+def in_place(path: Path, data: bytes, **_: object) -> None:
+    """Write a file under its own name, in two halves."""
+    with open(path, "wb", buffering=0) as file:
+        file.write(data[:20])
+        os.fsync(file.fileno())
+        file.write(data[20:])
 
-    def in_place(folder: Path) -> None:
-        path = folder / "plan.json"
-        with open(path, "wb") as file:
-            file.write(b'{"number": 2, ')
-            file.flush()
-            os.fsync(file.fileno())
-            file.write(b'"text": "x"}')
 
-    careless = Kind(KINDS["a JSON document"].prepare, in_place, KINDS["a JSON document"].state)
-    careless.prepare(tmp_path)
-    assert killed_at(careless, tmp_path, 2, "after")
-    with pytest.raises(ValueError):
-        careless.state(tmp_path)
+def sealed_first(ranks: list[Slots], step: int) -> None:
+    """Snapshots whose seals come before what they vouch for."""
+    for one in ranks:
+        slot, name = one.next(), "rank-1.ckpt" if one.rank else "model.ckpt"
+        if not (slot / name).exists():
+            slot.mkdir(exist_ok=True)
+            crash_snapshots.write(one, slot, step)
+        one.seal(slot, step, {name: None})
+        crash_snapshots.write(one, slot, step)
+
+
+def with_its_seal(slots: Slots, slot: Path) -> None:
+    """The seal of what was there stays while it is written over."""
+    slot.mkdir(mode=0o700, exist_ok=True)
+
+
+def under_its_name(snapshot: Verified, checkpoints: Path) -> Path:
+    """A promotion that is copied file by file into its place."""
+    return Path(shutil.copytree(snapshot.path, checkpoints / f"step-{snapshot.step:08d}"))
+
+
+def too_early(snapshot: Verified, checkpoints: Path) -> Path:
+    """A snapshot that is given up before it is a checkpoint."""
+    snapshots.drop(snapshot.path)
+    os.mkdir(checkpoints / "x")
+    return checkpoints
+
+
+PLANTED: dict[str, tuple[str, Any, str, Any]] = {
+    "a document in place": ("a JSON document", layout, "write_bytes", in_place),
+    "a table in place": ("a rank table", attempt_table, "write_bytes", in_place),
+    "exits that are rewritten": ("an exit", supervisor, "append_line", crash_points.rewrite_lines),
+    "seals before data": ("a snapshot", crash_snapshots, "take", sealed_first),
+    "a seal that stays": ("a snapshot", Slots, "open", with_its_seal),
+    "promoted in place": ("a promotion", snapshots, "promote", under_its_name),
+    "promoted too late": ("a promotion", snapshots, "promote", too_early),
+}
+"""By what is wrong: the kind that must find it, where it is planted, and how."""
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_a_planted_mistake_is_found(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at some step leaves half of it, or nothing of what there was."""
+    kind, place, name, wrong = PLANTED[mistake]
+    monkeypatch.setattr(place, name, wrong)
+    with pytest.raises((AssertionError, ValueError)) as found:
+        every_point(KINDS[kind], tmp_path)
+    assert re.match("half|the newest state is lost|Expecting|Unterminated", str(found.value)), found
 
 
 def traced(kind: str, folder: Path, trace: Path) -> list[tuple[str, list[str]]]:
@@ -95,7 +148,7 @@ def not_synced(calls: list[tuple[str, list[str]]]) -> list[str]:
     for call, paths in calls:
         if call == "openat":
             names.add(paths[0])
-        elif call in ("write", "pwrite64"):
+        elif call in ("write", "pwrite64", "sendfile"):
             dirty.add(paths[0])
         elif call in ("fsync", "fdatasync"):
             dirty.discard(paths[0])

@@ -458,3 +458,18 @@ def test_weights_that_are_not_there_are_a_mistake_of_the_user(tmp_path: Path) ->
     broken.write_bytes(b"no checkpoint")
     with pytest.raises(ConfigError, match=r"broken\.ckpt"):
         load_weights(broken, Weights())
+
+
+def test_a_checkpoint_that_was_being_replaced_is_not_lost(tmp_path: Path) -> None:
+    """A kill between the two renames has left it without its name: it has it again."""
+    replaced = tmp_path / ".step-00000040.attempt-001.replaced.tmp"
+    for name in (replaced.name, ".step-00000040.attempt-001.tmp"):
+        (tmp_path / name).mkdir()
+    (replaced / MODEL).write_bytes(b"old")
+    CheckpointWriter(tmp_path, 0, 1, attempt=2).clear_leftovers()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000040"]
+    assert (tmp_path / "step-00000040" / MODEL).read_bytes() == b"old"
+    replaced.mkdir()
+    CheckpointWriter(tmp_path, 0, 1, attempt=2).clear_leftovers()
+    assert (tmp_path / "step-00000040" / MODEL).read_bytes() == b"old"
+    assert not replaced.exists(), "of no use any more"
