@@ -121,10 +121,13 @@ def _supervisor(history: History) -> None:
         supervisor.die()
 
 
+_FOR_EVER = 1e6
+
+
 def _freeze(history: History) -> None:
     supervisor = history.machine.supervisor
     if supervisor is not None:
-        supervisor.freeze(history.dice.choice([1.0, 10.0, 50.0, 150.0]))
+        supervisor.freeze(history.dice.choice([1.0, 10.0, 50.0, _FOR_EVER]))
 
 
 def _lag(history: History) -> None:
