@@ -230,8 +230,9 @@ def check(task: Job, calm: str, text: str, steps: int = STEPS) -> None:
     assert final_state(task, steps) == calm, text
     lives = [e["data"] for e in task.events() if e["kind"] == "controller"]
     for live in lives:
-        # No Ray: a path that no command line of this machine can mention.
-    assert_nothing_left({"run_id": live["run_id"], "spool": {"ray": str(task.run_dir / "no-ray")}})
+        # It had no Ray; a command line of this machine must not mention the path by chance.
+        no_ray = str(task.run_dir / "no-ray")
+        assert_nothing_left({"run_id": live["run_id"], "spool": {"ray": no_ray}})
 
 
 # -- the soak ---------------------------------------------------------------------------------
