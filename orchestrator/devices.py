@@ -86,11 +86,11 @@ class Devices:
         if not self._spec.resources.device.is_slot:
             self._leases.take([one.device for one in placement.assignments], simulated)
 
-    def allocate(self, *, recovering: bool, smaller: bool = False) -> Allocation:
+    def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
 
         A job that has run already gets fewer where it may have them (`world.sizes`), after a
-        moment, or at once if it is to be `smaller` or is that already.
+        moment, or at once if it has fewer already.
         Raises Unstartable with the allocator's reason.
         """
         patience = self._patience(recovering=recovering)
@@ -98,7 +98,7 @@ class Devices:
         told = ""
         found = self._look()
         deadline = time.monotonic() + patience  # from the first answer: tools take their time
-        all_until = min(deadline, time.monotonic() + self._patience_for_all(smaller=smaller))
+        all_until = min(deadline, time.monotonic() + self._patience_for_all())
         while True:
             answer = self._all(found)
             if isinstance(answer, Refusal) and time.monotonic() >= all_until:
@@ -241,9 +241,9 @@ class Devices:
         counted = not self._spec.resources.device.is_slot
         return RECOVERY_PATIENCE if recovering and counted else 0.0
 
-    def _patience_for_all(self, *, smaller: bool) -> float:
+    def _patience_for_all(self) -> float:
         """Seconds in which nothing but full size will do."""
-        return 0.0 if smaller or self._small else world.PATIENCE
+        return 0.0 if self._small else world.PATIENCE
 
     def _smaller(self, found: Found) -> Placement | None:
         """The largest smaller world that can be had, for a job that has run and may shrink."""

@@ -354,13 +354,9 @@ def test_all_devices_are_waited_for_a_moment(
 
 
 def test_a_job_that_is_small_already_waits_for_nothing(bench: Callable[..., Bench]) -> None:
-    """Its devices were waited for when it became so; `smaller` says that nobody is to wait."""
+    """Its devices were waited for when it became so."""
     small = ran(bench(found(0, 1, 2), text=FOUR), size=2)
     assert small.ids(recovering=True) == [0, 1]
-    small.devices.close()
-    one = ran(bench(found(0, 1, 2), text=FOUR))
-    placement = one.devices.allocate(recovering=True, smaller=True).placement
-    assert len(placement.assignments) == 2
 
 
 def test_a_job_that_may_not_shrink_waits(bench: Callable[..., Bench]) -> None:
