@@ -22,7 +22,7 @@ from orchestrator import adoption, drill, drill_record, resume, sources, stop_re
 from orchestrator.attempt import UnderWay, Unstartable
 from orchestrator.attempt_table import BadTable
 from orchestrator.checkpoints import Verified
-from orchestrator.devices import Allocation, Devices
+from orchestrator.devices import Allocation, Ask, Devices
 from orchestrator.drill.referee import Referee
 from orchestrator.ending import TERM_GRACE, Ending
 from orchestrator.examiner import Examiner
@@ -114,6 +114,8 @@ class Controller:
     """Where the run is, or where a queue has put it; None: the controller looks for itself."""
     job: str = ""
     """The id of a submitted job; empty: its name."""
+    ask: Ask | None = None
+    """How a queue is asked for more devices, where there is one."""
     queued: bool = False
     """Whether there is a queue to go back to, when devices or the node cannot be had."""
     rest: float = _TICK
@@ -137,7 +139,9 @@ class Controller:
             self.job or self.spec.name,
             self.job or str(self.directory.root),
         )
-        self._devices = Devices(self.spec, self.find, self._recorder, self._pump, self.placement)
+        self._devices = Devices(
+            self.spec, self.find, self._recorder, self._pump, self.placement, self.ask
+        )
         self._slow_ranks = SlowRanks(self._recorder, self._devices)
         self._ending = Ending(self.node, self._recorder, self.directory, self.spool, self._hear)
         self._examiner = Examiner(self.node, self._recorder, self.directory, self._hear)

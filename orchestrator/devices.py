@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from cluster.allocate import Placement, Refusal, allocate
+from cluster.allocate import Placement, Refusal, Request, allocate
 from cluster.ascend.place import NoSuchNode
 from cluster.device import Inventory
 from cluster.device_leases import Leases
@@ -24,6 +24,8 @@ from orchestrator.spec import DeviceKind, JobSpec
 from orchestrator.states import FailureClass
 
 Pump = Callable[[float], None]
+Ask = Callable[[Request], Placement | Refusal]
+"""Asks a queue for all the devices of a job that runs on fewer: it holds them then; or why not."""
 
 RECOVERY_PATIENCE = 1800.0
 """Seconds that a job which has failed waits for devices, unless `limits.wait` says otherwise."""
@@ -55,10 +57,16 @@ class Devices:
         recorder: Recorder,
         pump: Pump,
         placement: Placement | None = None,
+        queue: Ask | None = None,
     ) -> None:
-        """`placement` is where a queue has put the run, which stays there while it can."""
+        """`placement` is where a queue has put the run, which stays there while it can.
+
+        `queue` is asked before a run in a smaller world gets more; from any thread, it may take
+        its time.
+        """
         self._spec = spec
         self._given = placement
+        self._queue = queue
         self._find = find
         self._recorder = recorder
         self._pump = pump
@@ -78,20 +86,21 @@ class Devices:
         if not self._spec.resources.device.is_slot:
             self._leases.take([one.device for one in placement.assignments], simulated)
 
-    def allocate(self, *, recovering: bool, smaller: bool = False) -> Allocation:
+    def allocate(self, *, recovering: bool) -> Allocation:
         """Devices for every rank; waits for them as long as the job may.
 
         A job that has run already gets fewer where it may have them (`world.sizes`), after a
-        moment, or at once if it is to be `smaller` or is that already.
+        moment, or at once if it has fewer already.
         Raises Unstartable with the allocator's reason.
         """
         patience = self._patience(recovering=recovering)
+        self._glance = None  # what was seen for the last attempt
         told = ""
         found = self._look()
         deadline = time.monotonic() + patience  # from the first answer: tools take their time
-        all_until = min(deadline, time.monotonic() + self._patience_for_all(smaller=smaller))
+        all_until = min(deadline, time.monotonic() + self._patience_for_all())
         while True:
-            answer = self._choose(found, self._spec.resources.ranks)
+            answer = self._all(found)
             if isinstance(answer, Refusal) and time.monotonic() >= all_until:
                 answer = self._smaller(found) or answer
             if isinstance(answer, Placement):
@@ -108,6 +117,31 @@ class Devices:
             before_all = max(0.0, all_until - time.monotonic()) or left
             self._pass(min(_LOOK_AGAIN, left, before_all))
             found = self._look()
+
+    def _all(self, found: Found) -> Placement | Refusal:
+        """Devices for every rank, if the queue has nothing against it."""
+        asked = self.ask_queue() if self._small else None
+        if asked is not None:
+            while not asked.done():
+                self._pump(_TICK)
+            answer = asked.result()
+            if isinstance(answer, Refusal):
+                return answer
+            self._given = answer
+        return self._choose(found, self._spec.resources.ranks)
+
+    def ask_queue(self) -> Future[Placement | Refusal] | None:
+        """Whether a job that is small may have all its devices; None: there is no queue to ask."""
+        if self._queue is None:
+            return None
+        request = request_for(self._spec, dict(self._recorder.ledger.blamed))
+        return self._worker.submit(self._queue, request)
+
+    @property
+    def _small(self) -> bool:
+        """Whether the run's newest attempt is in a smaller world."""
+        was = self._recorder.ledger.world
+        return was is not None and not was.whole
 
     def glance(self) -> Found | None:
         """What is there now, asked for without waiting: None until a later call has the answer."""
@@ -207,17 +241,19 @@ class Devices:
         counted = not self._spec.resources.device.is_slot
         return RECOVERY_PATIENCE if recovering and counted else 0.0
 
-    def _patience_for_all(self, *, smaller: bool) -> float:
+    def _patience_for_all(self) -> float:
         """Seconds in which nothing but full size will do."""
-        was = self._recorder.ledger.world
-        return 0.0 if smaller or (was is not None and not was.whole) else world.PATIENCE
+        return 0.0 if self._small else world.PATIENCE
 
     def _smaller(self, found: Found) -> Placement | None:
         """The largest smaller world that can be had, for a job that has run and may shrink."""
         resources = self._spec.resources
         if resources.device.is_slot or not self._recorder.ledger.attempt:
             return None
-        for size in world.sizes(resources.ranks, self._spec.restart.min_ranks)[1:]:
+        was = self._recorder.ledger.world
+        most = was.size if was and self._queue else resources.ranks  # a queue gives all or none
+        sizes = world.sizes(resources.ranks, self._spec.restart.min_ranks)[1:]
+        for size in (size for size in sizes if size <= most):
             chosen = self._choose(found, size)
             if isinstance(chosen, Placement):
                 return chosen

@@ -35,6 +35,7 @@ LONGEST = (
     "test_simulated_runs.py",
     "test_run_ends.py",
     "test_standstill.py",
+    "test_service_growth.py",
     "test_snapshot_runs.py",
     "test_step.py",
     "test_ray_node.py",

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START = 90.0
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 PLAIN = (sys.executable, str(SCRIPTS / "plain_service.py"))
+HASTY = (sys.executable, str(SCRIPTS / "hasty_service.py"))
 REAL = (sys.executable, "-m", "orchestrator.service")
 
 
@@ -229,9 +230,10 @@ class Service(Place):
     """The process of a head; `plain`: without a Ray, which tests of something else need not wait
     for."""
 
-    def __init__(self, root: Path, *, plain: bool = False) -> None:
+    def __init__(self, root: Path, *, plain: bool = False, program: tuple[str, ...] = ()) -> None:
+        """`program`: another one, with the same end."""
         super().__init__(root)
-        self._command: tuple[str, ...] = PLAIN if plain else REAL
+        self._command: tuple[str, ...] = program or (PLAIN if plain else REAL)
         self.process: subprocess.Popen[bytes] | None = None
 
     def before(self, *command: str) -> None:
@@ -301,9 +303,9 @@ class Service(Place):
 
 
 @contextlib.contextmanager
-def service(root: Path, *, plain: bool = False) -> Iterator[Service]:
+def service(root: Path, *, plain: bool = False, program: tuple[str, ...] = ()) -> Iterator[Service]:
     """A service that is up; after the block nothing of it may be left."""
-    head = Service(root, plain=plain)
+    head = Service(root, plain=plain, program=program)
     try:
         yield head.start()
         if head.process is not None:

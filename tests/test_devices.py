@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.allocate import Placement
+from cluster.allocate import Placement, Refusal, Request
 from cluster.ascend.place import NoSuchNode
 from cluster.cpu import CpuBudget
 from cluster.device import Device, DeviceKind, Fabric, Inventory, Node
@@ -354,13 +354,9 @@ def test_all_devices_are_waited_for_a_moment(
 
 
 def test_a_job_that_is_small_already_waits_for_nothing(bench: Callable[..., Bench]) -> None:
-    """Its devices were waited for when it became so; `smaller` says that nobody is to wait."""
+    """Its devices were waited for when it became so."""
     small = ran(bench(found(0, 1, 2), text=FOUR), size=2)
     assert small.ids(recovering=True) == [0, 1]
-    small.devices.close()
-    one = ran(bench(found(0, 1, 2), text=FOUR))
-    placement = one.devices.allocate(recovering=True, smaller=True).placement
-    assert len(placement.assignments) == 2
 
 
 def test_a_job_that_may_not_shrink_waits(bench: Callable[..., Bench]) -> None:
@@ -414,3 +410,23 @@ def test_a_glance_waits_for_nobody(bench: Callable[..., Bench]) -> None:
     poll(lambda: one.devices.glance() is not None, what="an answer")
     seen = poll(one.devices.glance, what="another")
     assert seen.missing == "gone" and seen.devices == ()
+
+
+@pytest.mark.parametrize("gives", [True, False])
+def test_a_small_job_of_a_queue_gets_what_the_queue_gives(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, gives: bool
+) -> None:
+    """All four devices are free: only the queue knows for whom. It gives all, or no more."""
+    before = bench(found(0, 1, 2, 3), text=FOUR)
+    whole = before.placement()
+    before.devices.close()
+    made = ran(bench(found(0, 1, 2, 3, 4, 5), text=FOUR), size=1)
+    asked: list[int] = []
+
+    def queue(request: Request) -> Placement | Refusal:
+        asked.append(request.ranks)
+        return whole if gives else Refusal("job w goes before it")
+
+    monkeypatch.setattr(made.devices, "_queue", queue)
+    assert len(made.ids(recovering=True)) == (4 if gives else 1)
+    assert asked == [4]

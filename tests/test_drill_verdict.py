@@ -13,6 +13,7 @@ from orchestrator.drill.verdict import compare, follow, open_drills, promise_of,
 from orchestrator.journal import Event
 from orchestrator.ledger import Ledger
 from orchestrator.states import FailureClass, JobState
+from orchestrator.world import World
 from tests.support_core import job
 
 SPEC = job("checkpoint.every_steps=10", "health.heartbeat_timeout=90s")
@@ -143,6 +144,62 @@ def test_what_saves_itself_loses_nothing() -> None:
     assert promise("term-rank:1").lost_at_most == 0
     assert promise("term-rank:1", replace(MOMENT, stops=False)).lost_at_most == 10
     assert promise("kill-rank:1").lost_at_most == 10
+
+
+@pytest.mark.parametrize("kind", ["kill-rank", "hang-rank", "kill-supervisor", "kill-controller"])
+@pytest.mark.parametrize(
+    ("every", "snapshots", "size", "lost"),
+    [
+        (10, 4, 8, 4),
+        (10, 4, None, 4),
+        (4, 10, 8, 4),
+        (10, None, 8, 10),
+        (None, 4, 8, 4),
+        (None, None, 8, None),
+        (10, 4, 4, 10),
+    ],
+    ids=[
+        "snapshots",
+        "no world told",
+        "seldom",
+        "none",
+        "alone",
+        "neither",
+        "a smaller world takes none",
+    ],
+)
+def test_no_more_is_lost_than_lies_between_two_saved_states(
+    kind: str, every: int | None, snapshots: int | None, size: int | None, lost: int | None
+) -> None:
+    """Snapshots outlive every process of the run, so they bound what a death costs."""
+    saved = {"every_steps": every, "snapshot_every_steps": snapshots}
+    overrides = [f"checkpoint.{name}={steps}" for name, steps in saved.items() if steps]
+    ledger = Ledger(world=World(8, size) if size else None)
+    rank = 1 if kind.endswith("rank") else None
+    made = promised(kind, rank, MOMENT, job(*overrides), ledger)
+    assert made.lost_at_most == lost
+
+
+@pytest.mark.parametrize(
+    ("overrides", "slowest", "before", "seen"),
+    [
+        ((), 0.1, None, 60.0),
+        ((), 20.0, None, 100.0),
+        ((), 0.1, 20.0, 100.0),
+        (("health.hang.floor=5s",), 0.1, None, 5.0),
+        (("health.hang.floor=5s", "health.hang.factor=3"), 20.0, None, 60.0),
+        (("health.hang.ceiling=70s",), 20.0, None, 70.0),
+        (("health.heartbeat_timeout=7s",), 20.0, 30.0, 7.0),
+        ((), 0.0, None, None),
+    ],
+)
+def test_hangs_are_found_by_the_law_of_the_job(
+    overrides: tuple[str, ...], slowest: float, before: float | None, seen: float | None
+) -> None:
+    """Factor, floor and ceiling, over the steps of this attempt and of those before it."""
+    moment = replace(MOMENT, slowest=slowest)
+    made = promised("hang-rank", 1, moment, job(*overrides), Ledger(step_p99=before))
+    assert made.seen_within == (None if seen is None else pytest.approx(seen + 1.0))
 
 
 def test_hangs_have_the_limit_of_their_phase() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cluster.allocate import Placement, Refusal
 from orchestrator import world
 from orchestrator.growth import Grows, Growth
 from orchestrator.ledger import Ledger
@@ -28,6 +30,8 @@ class Scene:
     listens: bool = True
     looks: list[Any] = field(default_factory=lambda: [None, FOUND])
     devices_are_back: bool = True
+    says: list[Future[Any]] | None = None
+    """What the queue says, one after another; None: there is none."""
     done: list[str] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -38,19 +42,23 @@ class Scene:
         def told(name: str) -> Callable[..., None]:
             return lambda *_, **__: self.done.append(name)
 
-        def record(kind: str, reason: str, *, state: JobState) -> None:
-            self.done.append(kind)
-            self.ledger.state = state
+        def record(kind: str, reason: str, *, state: JobState | None = None) -> None:
+            self.done.append(kind if state else f"{kind}: {reason}")
+            self.ledger.state = state or self.ledger.state
 
         return Growth(
             SimpleNamespace(
                 glance=lambda: self.looks.pop(0) if self.looks else FOUND,
                 could_have_all=lambda found, own: self.devices_are_back,
+                ask_queue=self.ask_queue,
             ),  # type: ignore[arg-type]
             SimpleNamespace(ledger=self.ledger, record=record),  # type: ignore[arg-type]
             SimpleNamespace(let_save=told("let_save"), stop=told("stop"), record=told("record")),  # type: ignore[arg-type]
             SimpleNamespace(settle=told("settle")),  # type: ignore[arg-type]
         )
+
+    def ask_queue(self) -> Future[Any] | None:
+        return None if self.says is None else self.says.pop(0)
 
     def way(self) -> Any:
         """The attempt under way."""
@@ -72,6 +80,44 @@ def test_all_devices_that_are_back_end_the_smaller_world() -> None:
     assert scene.looks == [FOUND]
     with pytest.raises(Grows, match="all 8 ranks"):
         growth.watch(scene.way())
+
+
+def says(*answers: Placement | Refusal) -> list[Future[Any]]:
+    """A queue that answers at once."""
+    futures: list[Future[Any]] = []
+    for answer in answers:
+        futures.append(Future())
+        futures[-1].set_result(answer)
+    return futures
+
+
+def test_a_queue_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it refuses is not taken, and told once; the gang goes on until it gives."""
+    monkeypatch.setattr(world, "LOOK_EVERY", 0.0)
+    no, yes = Refusal("job w goes before it"), Placement(())
+    scene = Scene(looks=[FOUND] * 4, says=says(no, no, yes))
+    growth = scene.growth()
+    growth.watch(scene.way())
+    growth.watch(scene.way())
+    told = "waiting: stays on 4 of 8 ranks' devices (2 virtual ranks each): job w goes before it"
+    assert scene.done == [told]
+    with pytest.raises(Grows):
+        growth.watch(scene.way())
+
+
+def test_a_queue_that_takes_its_time_is_not_waited_for() -> None:
+    """Its answer is taken when it is there; one to an attempt that has ended is nobody's."""
+    slow: Future[Any] = Future()
+    scene = Scene(looks=[FOUND, FOUND], says=[slow, *says(Refusal("not now"))])
+    growth = scene.growth()
+    growth.watch(scene.way())
+    growth.watch(scene.way())
+    assert scene.done == [] and scene.looks == [FOUND]
+    slow.set_result(Placement(()))
+    scene.ledger.attempt += 1
+    growth._next_look = 0.0
+    growth.watch(scene.way())
+    assert len(scene.done) == 1 and "not now" in scene.done[0]
 
 
 @pytest.mark.parametrize(

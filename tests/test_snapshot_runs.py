@@ -50,6 +50,8 @@ def test_a_death_costs_no_more_than_the_steps_since_a_snapshot(tmp_path: Path) -
     assert fresh["resumed_from"] is None and place.parent == Path("/dev/shm")
     [incident] = job.incidents()
     assert 0 <= incident["steps_lost"] <= EVERY, incident
+    [result] = [event["data"] for event in job.events() if event["kind"] == "drill_result"]
+    assert f"at most {EVERY} steps lost" in result["promised"]
     assert resumed["resumed_step"] % EVERY == 0
     assert "resumed" in job.kinds() and "promoted" not in job.kinds()
     assert not place.exists()

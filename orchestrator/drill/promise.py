@@ -128,37 +128,48 @@ def promised(kind: str, rank: int | None, moment: Moment, spec: JobSpec, ledger:
     damaged = any(one.get("touched") for one in ledger.drills)
     known = None if damaged else moment.checkpoint
     if kind == "kill-controller":
-        return _without_controller(moment, spec, known)
+        return _without_controller(moment, spec, ledger, known)
     if row.failure is None:
         return Promise(same_attempt=True, unused=moment.touched)
     saves = kind == "preempt" or (kind == "term-rank" and moment.stops)
-    lost = 0 if saves else steps_at_risk(spec, damaged=damaged)
+    lost = 0 if saves else steps_at_risk(spec, ledger, damaged=damaged)
     return Promise(
         failure=row.failure,
         may_fail=row.may_fail,
         free=row.free,
         rank=rank if row.blames else None,
         goes_on=None if damaged else goes_on(row, spec, ledger),
-        seen_within=EXIT_SEEN if row.by_exit else _hang_limit(kind, moment, spec),
+        seen_within=EXIT_SEEN if row.by_exit else _hang_limit(kind, moment, spec, ledger),
         lost_at_most=lost,
         resumes_from=known,
     )
 
 
-def _without_controller(moment: Moment, spec: JobSpec, known: int | None) -> Promise:
+def _without_controller(
+    moment: Moment, spec: JobSpec, ledger: Ledger, known: int | None
+) -> Promise:
     """In a service the next one adopts the ranks; alone, somebody has to resume."""
     if moment.submitted:
         return Promise(same_attempt=True, another_controller=True)
     return Promise(
         another_controller=True,
-        lost_at_most=steps_at_risk(spec, damaged=known is None),
+        lost_at_most=steps_at_risk(spec, ledger, damaged=known is None),
         resumes_from=known,
     )
 
 
-def steps_at_risk(spec: JobSpec, *, damaged: bool) -> int | None:
-    """At most so many steps are trained again: what lies between two checkpoints."""
-    return None if damaged else spec.checkpoint.every_steps
+def steps_at_risk(spec: JobSpec, ledger: Ledger, *, damaged: bool) -> int | None:
+    """At most so many steps are trained again: what lies between two states that were saved.
+
+    Snapshots count, since they outlive every process of the run, and no drill takes the machine's
+    memory away. A smaller world takes none.
+    """
+    if damaged:
+        return None
+    small = ledger.world is not None and not ledger.world.whole
+    saved = spec.checkpoint
+    intervals = (saved.every_steps, None if small else saved.snapshot_every_steps)
+    return min((steps for steps in intervals if steps is not None), default=None)
 
 
 def goes_on(row: Row, spec: JobSpec, ledger: Ledger) -> bool | None:
@@ -172,7 +183,7 @@ def goes_on(row: Row, spec: JobSpec, ledger: Ledger) -> bool | None:
     return ledger.charged.get(row.failure, 0) < budget
 
 
-def _hang_limit(kind: str, moment: Moment, spec: JobSpec) -> float | None:
+def _hang_limit(kind: str, moment: Moment, spec: JobSpec, ledger: Ledger) -> float | None:
     """Seconds after which a stopped rank counts as hung, in the phase that it was stopped in."""
     if kind != "hang-rank":
         return None
@@ -181,5 +192,5 @@ def _hang_limit(kind: str, moment: Moment, spec: JobSpec) -> float | None:
         return None if limit is None else limit + _LOOKS
     if spec.health.heartbeat_timeout is None and moment.slowest <= 0:
         return None
-    law = spec.health
-    return hang_limit((moment.slowest,), law.heartbeat_timeout, 0.0, law.hang) + _LOOKS
+    law, before = spec.health, ledger.step_p99
+    return hang_limit((moment.slowest,), law.heartbeat_timeout, 0.0, law.hang, before) + _LOOKS

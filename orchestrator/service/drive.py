@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.allocate import Placement
+from cluster.allocate import Placement, Refusal, Request
 from orchestrator import ownership
 from orchestrator import spec as specs
 from orchestrator.controller import Controller, Outcome
@@ -48,6 +48,7 @@ class Surroundings:
     find_for: Callable[[str, JobSpec], Found]
     pace: Callable[[], float]
     ended: Callable[[Drive], None]
+    grow: Callable[[Drive, Request], Placement | Refusal]
     gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_AT_ONCE))
     """Where those wait that begin together: a thousand that pull at one interpreter get nowhere."""
 
@@ -108,6 +109,11 @@ class Drive(threading.Thread):
     def placement(self) -> Placement | None:
         """Where its ranks are or are to be."""
         return self.controller.placement if self.controller else self._placement
+
+    def hold(self, placement: Placement) -> None:
+        """It has these devices from now on; its ranks get there with its next attempt."""
+        assert self.controller is not None
+        self.controller.placement = placement
 
     @property
     def stopping(self) -> bool:
@@ -247,6 +253,7 @@ class Drive(threading.Thread):
             ends_at=self._ends_at(ledger, adopts=adopts),
             placement=self._placement,
             job=self.job,
+            ask=lambda request: self._around.grow(self, request),
             queued=True,
             rest=_REST,
             known=ledger,

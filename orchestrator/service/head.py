@@ -114,6 +114,7 @@ class Head:
             find_for=self._find_for,
             pace=self._pace,
             ended=self._ended,
+            grow=self._queue.grow,
         )
 
     # -- taking in --------------------------------------------------------------------------

@@ -8,15 +8,17 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from cluster.allocate import Placement
+from cluster.allocate import Placement, Refusal, Request
+from cluster.ascend.place import NoSuchNode
 from orchestrator.controller import Outcome
 from orchestrator.journal import Event
 from orchestrator.orders import Order, OrderKind
 from orchestrator.queueing import Decisions, Quota, Running, schedule
-from orchestrator.queueing.records import running_of
+from orchestrator.queueing.growing import grown
+from orchestrator.queueing.records import running_of, waiting_of
 from orchestrator.service.drive import Drive
 from orchestrator.service.line import Line
 from orchestrator.service.stock import Stock
@@ -76,6 +78,7 @@ class Queue:
         self._decisions = Decisions()
         self._resting: dict[str, tuple[int, float, str]] = {}
         self._running: dict[str, tuple[Any, Running]] = {}
+        self._deciding = threading.Lock()
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -147,7 +150,8 @@ class Queue:
         while not self._stopped.is_set():
             began = time.monotonic()
             try:
-                self._pass()
+                with self._deciding:
+                    self._pass()
                 self._trouble = ""
             except StoreError as error:
                 self._trouble = str(error)
@@ -166,7 +170,7 @@ class Queue:
             # What an adopted job holds is not known yet: nothing may be given away.
             self._due = time.time() + _UNKNOWN_PERIOD
             return
-        records = {record.job: record for record in self._store.waiting() if self._free(record)}
+        records = self._records()
         waiting = self._line.waiting(records.values())
         ends = (one.since + one.wait_limit for one in waiting if one.wait_limit is not None)
         self._due = min(ends, default=math.inf)
@@ -185,6 +189,37 @@ class Queue:
                 drives[preemption.job].give(Order(OrderKind.REQUEUE, reason, preempts=True))
         for job in decisions.expired:
             self._expire(records[job])
+
+    def _records(self) -> dict[str, JobRecord]:
+        """The jobs that wait."""
+        return {record.job: record for record in self._store.waiting() if self._free(record)}
+
+    def grow(self, drive: Drive, request: Request) -> Placement | Refusal:
+        """All the devices of a job that runs on fewer, held for it from now on, or why not yet."""
+        with self._deciding:
+            try:
+                answer = self._grown(drive, request)
+            except (StoreError, NoSuchNode) as error:
+                return Refusal(str(error))
+            if isinstance(answer, Placement):
+                drive.hold(answer)
+            return answer
+
+    def _grown(self, drive: Drive, request: Request) -> Placement | Refusal:
+        holds = drive.placement
+        if holds is None or any(one.placement is None for one in self._yard.drives):
+            return Refusal("what other jobs hold is not known yet")
+        if len(holds.assignments) >= request.ranks:
+            return holds  # it was given them before, and has not got there yet
+        records, now = self._records(), time.time()
+        cluster = self._stock.cluster_without(
+            holds, request.kind, (record.device for record in records.values())
+        )
+        waiting = self._line.waiting(records.values())
+        job = waiting_of(drive.record, request)
+        if job.run_limit is not None:
+            job = replace(job, run_limit=max(0.0, drive.began_at + job.run_limit - now))
+        return grown(job, waiting, self.running(), self._quotas, cluster, now)
 
     def _free(self, record: JobRecord) -> bool:
         """Whether a waiting job can be thought of now."""

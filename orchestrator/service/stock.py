@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from cluster.allocate import Placement
 from cluster.ascend.place import NoSuchNode
 from cluster.device import DeviceKind, Inventory, Node
 from cluster.reservation import resources_of
@@ -90,6 +91,19 @@ class Stock:
         if cluster != self._cluster:
             self._cluster = cluster
         return self._cluster
+
+    def cluster_without(
+        self, placement: Placement, kind: DeviceKind, others: Iterable[DeviceKind]
+    ) -> Cluster:
+        """The same for `kind` too, if a job were not on its devices: its processes keep others off.
+
+        What is wrong with a device stays so. Raises NoSuchNode.
+        """
+        cluster = self.cluster({kind, *others})
+        own = {one.device.key for one in placement.assignments}
+        own -= self.found(kind, _QUEUE_AGE).unwell.keys()
+        withheld = {key: why for key, why in cluster.withheld.items() if key not in own}
+        return replace(cluster, withheld=withheld)
 
 
 def _beside(node: Node, running: Iterable[Running]) -> Node:
