@@ -53,6 +53,8 @@ def suspect_of(ledger: Ledger) -> Suspect | None:
     known = ledger.suspect
     if ledger.state is not JobState.STOPPING or known is None:
         return None
+    if "sign" not in known:  # the node was lost, and its end had only begun to be recorded
+        return Suspect(None, time.monotonic(), Sign.SUPERVISOR, known["cause"])
     trusted = known.get("trusted_step")
     return Suspect(known["rank"], known["at"], Sign(known["sign"]), known["cause"], trusted)
 

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,22 +156,37 @@ def quarantine(broken: Broken, directory: Path) -> Path:
 
 
 def expendable(
-    checkpoints: Sequence[Verified | Broken], keep: int, spared: Path | None = None
+    checkpoints: Sequence[Verified | Broken], keep: int, spared: Collection[Path] = ()
 ) -> list[Path]:
     """Which checkpoints retention may delete, given all of them, newest first.
 
     Only what is older than `keep` verified ones goes; so the last verified one never does,
-    and a broken one stays until enough good ones have replaced it. `spared` stays, however old.
+    and a broken one stays until enough good ones have replaced it. `spared` stay, however old.
     """
     verified = 0
     gone = []
     for checkpoint in checkpoints:
         if verified >= max(1, keep):
-            if checkpoint.path != spared:
+            if checkpoint.path not in spared:
                 gone.append(checkpoint.path)
         elif isinstance(checkpoint, Verified):
             verified += 1
     return gone
+
+
+def fallbacks(checkpoints: Sequence[Verified | Broken], agreed: Iterable[int]) -> set[Path]:
+    """What is left to a run whose ranks turn out to differ, given all checkpoints, newest first.
+
+    `agreed` are the steps that may then be the last after which all had the same: the newest
+    verified one at or before each of them, where there is none the oldest of all.
+    """
+    verified = [one for one in checkpoints if isinstance(one, Verified)]
+    if not verified:
+        return set()
+    return {
+        next((one.path for one in verified if one.step <= step), verified[-1].path)
+        for step in agreed
+    }
 
 
 def sweep(directory: Path) -> None:

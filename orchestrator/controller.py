@@ -30,6 +30,7 @@ from orchestrator.found import Found
 from orchestrator.gang import Gang
 from orchestrator.growth import Grows, Growth
 from orchestrator.health import Limits, Sign, Suspect, finished, first_failure
+from orchestrator.hearing import silence_of
 from orchestrator.journal import JournalError
 from orchestrator.judge import Judge
 from orchestrator.keeper import CheckpointKeeper
@@ -144,7 +145,7 @@ class Controller:
         self._growth = Growth(self._devices, self._recorder, self._ending, self._keeper)
         self._came_up = False
         self._recovering = False
-        self._supervisor_lost_at: float | None = None
+        self._lost: Suspect | None = None
         self.way: UnderWay | None = None
 
     @property
@@ -254,7 +255,7 @@ class Controller:
         self._judge.reopen()
         if not self.node.supervised:
             way.gang.restore(view_from_disk(self.directory).ranks)
-            self._supervisor_lost_at = time.monotonic()
+            self._lost = _died(time.monotonic())
         if self._growth.begun():
             self._growth.end(way)
             self._recovering = True
@@ -302,7 +303,7 @@ class Controller:
         tries = (self.spec.restart.budgets[FailureClass.NODE] or 0) + 1
         while not self.node.supervised:
             tries -= 1
-            self._supervisor_lost_at = None
+            self._lost = None
             try:
                 self.node.replace_supervisor(self._pump, _SUPERVISOR_TIMEOUT)
             except NodeError as error:
@@ -316,7 +317,7 @@ class Controller:
         digest = self._sources()
         allocation = self._devices.allocate(recovering=self._recovering)
         self._ensure_supervisor(allocation.found)  # only now: the wait may have been long
-        self._supervisor_lost_at = None  # one that is lost by now had no part in this attempt
+        self._lost = None  # one that is lost by now had no part in this attempt
         self.placement = allocation.placement
         self.node.reserve(allocation.placement, self._pump)
         chosen = self._keeper.choose(self.spec.resources.ranks)
@@ -414,7 +415,8 @@ class Controller:
             suspect = self._note_progress(way) or first_failure(observation, silence)
             if suspect is None and finished(observation):
                 return None
-            suspect = suspect or self._supervisor_lost()
+            if suspect is None:
+                suspect, self._lost = self._lost, None
             if suspect and (suspect := self._looked_at(way, suspect, limits)):
                 return suspect
             self._slow_ranks.tell(way.gang)
@@ -457,7 +459,9 @@ class Controller:
     def _take(self, message: Message) -> None:
         kind = message["event"]
         if kind == "supervisor_lost":
-            self._supervisor_lost_at = message["at"]
+            self._lost = _died(message["at"])
+        elif kind == "supervisor_silent":
+            self._end_silent(message)
         elif kind in ("note", "warmed", "ray_lost", "ray_ready", "supervisor_started"):
             self._recorder.record(
                 kind, message.get("text", ""), **_without(message, "event", "text")
@@ -465,12 +469,15 @@ class Controller:
         elif self.way is not None and message["attempt"] == self.ledger.attempt:
             self.way.gang.take(message)
 
-    def _supervisor_lost(self) -> Suspect | None:
-        if self._supervisor_lost_at is None:
-            return None
-        at, self._supervisor_lost_at = self._supervisor_lost_at, None
-        cause = "the node's supervisor died, and its ranks with it"
-        return Suspect(None, at, Sign.SUPERVISOR, cause)
+    def _end_silent(self, message: Message) -> None:
+        """End a supervisor that stands still: one that is lost, and whose ranks nobody watches."""
+        cause = silence_of(message)
+        self._recorder.record("supervisor_silent", cause, **_without(message, "event"))
+        self.node.kill_supervisor()
+        if self.way is not None:
+            # What its ranks did meanwhile was written and not told.
+            self.way.gang.restore(view_from_disk(self.directory).ranks)
+        self._lost = Suspect(None, message["at"], Sign.SUPERVISOR, f"{cause}; it was ended")
 
     def _note_progress(self, way: UnderWay) -> Suspect | None:
         """Journal what has become true: running, a checkpoint, recovered, proven."""
@@ -484,6 +491,7 @@ class Controller:
                 pids=gang.pids(),
                 scheduler=gang.scheduler_pid,
             )
+        self._keeper.agreed = gang.agreed
         step = max((v.beat.checkpoint_step for v in gang.views if v.beat), default=-1)
         if step > way.checkpoint_step and self._keeper.idle:
             way.checkpoint_step = step
@@ -640,6 +648,11 @@ class Controller:
             self._recorder.record("failing", str(error), state=JobState.STOPPING)
         self._recorder.record("node_failed", str(error), state=JobState.FAILED)
         return Outcome.FAILED
+
+
+def _died(at: float) -> Suspect:
+    cause = "the node's supervisor died, and its ranks with it"
+    return Suspect(None, at, Sign.SUPERVISOR, cause)
 
 
 def _starting(chosen: Verified | None, plan: LaunchPlan) -> str:

@@ -109,4 +109,5 @@ class Ending:
             last_step=max(0, way.gang.last_step),
             ends=way.gang.ends(),
             step_p99=way.gang.step_p99,
+            agreed=sorted(way.gang.agreed),
         )

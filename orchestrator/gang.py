@@ -163,6 +163,11 @@ class Gang:
         )
 
     @property
+    def agreed(self) -> frozenset[int]:
+        """Steps that may be the last at which all ranks agreed; empty: not known."""
+        return self._silence.agreed
+
+    @property
     def step_p99(self) -> float | None:
         """What 99 of 100 steps of this attempt took at most, in seconds; None before the second."""
         return p99(self._step_times)

@@ -70,7 +70,7 @@ class Judge:
         ledger = self._recorder.ledger
         if ledger.judged_attempt == ledger.attempt:
             return self._decide(incident.finding_of(ledger.incidents[-1]), whole=whole)
-        stepped_before = bool(ledger.suspect and ledger.suspect["stepped_before"])
+        stepped_before = bool(ledger.suspect and ledger.suspect.get("stepped_before"))
         suspect = _blame(way, suspect)
         view = way.gang.view(suspect.rank)
         found = evidence.collect(

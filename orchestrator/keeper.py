@@ -5,6 +5,7 @@ and chooses what an attempt starts from.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class CheckpointKeeper:
         `world_size` is that of the job; 0: its snapshots are nobody's business here.
         """
         self._after = after
+        self._refused: dict[Path, str] = {}  # of the run before this one: why, by path
         self._world_size = world_size
         self._snapshots = SnapshotKeeper(directory, recorder)
         self._directory = directory
@@ -44,6 +46,8 @@ class CheckpointKeeper:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._tending: Future[tuple[Tended, str]] | None = None
         self._room = Room(directory.checkpoints)
+        self.agreed: Collection[int] = ()
+        """What heartbeats of the attempt under way tell of `Ledger.agreed`; empty: nothing yet."""
         # What an earlier controller has recorded is no news.
         known = recorder.ledger.checkpoints
         self._noted = {path for path, one in known.items() if one["verified"]}
@@ -56,10 +60,15 @@ class CheckpointKeeper:
     def tend(self) -> None:
         """Begin to verify what is new and retire what is old, unless that is under way."""
         if self._tending is None:
-            self._tending = self._worker.submit(self._tend)
+            self._tending = self._worker.submit(self._tend, self._agreed())
 
-    def _tend(self) -> tuple[Tended, str]:
-        tended = self._vault.tend()
+    def _agreed(self) -> Collection[int]:
+        """`Ledger.agreed` as it is now; what an attempt began with, all its ranks had."""
+        ledger = self._recorder.ledger
+        return {max(step, ledger.resumed_step) for step in self.agreed or ledger.agreed}
+
+    def _tend(self, agreed: Collection[int]) -> tuple[Tended, str]:
+        tended = self._vault.tend(agreed)
         size = self._vault.newest_size or self._snapshots.size()
         return tended, self._room.lack(size)
 
@@ -149,6 +158,9 @@ class CheckpointKeeper:
             return None
         problems = []
         for checkpoint in catalogue(self._after.checkpoints):
+            if checkpoint.path in self._refused:
+                problems.append(f"{checkpoint.path}: {self._refused[checkpoint.path]}")
+                continue
             try:
                 result = verify(checkpoint)
             except OSError as error:
@@ -164,10 +176,15 @@ class CheckpointKeeper:
     def quarantine(self, broken: Broken) -> None:
         """Move a checkpoint aside for good. Raises Unstartable if it cannot be moved.
 
-        A snapshot is dropped.
+        A snapshot is dropped. What the run before this one has left is not ours to move: it is
+        passed over.
         """
         if self._snapshots.has(broken.path):
             return self._snapshots.drop(broken)
+        if broken.path.parent != self._directory.checkpoints:
+            self._refused[broken.path] = broken.reason
+            why = f"{broken.path}, of the run in `after`, cannot be used: {broken.reason}"
+            return self._recorder.record("note", why, step=broken.step, path=str(broken.path))
         try:
             target = self._vault.quarantine(broken)
         except OSError as error:
@@ -185,16 +202,24 @@ class CheckpointKeeper:
     def distrust(self, after: int, reason: str) -> None:
         """Never offer again what was saved after step `after`.
 
-        A run of which then nothing is left may begin anew, if its beginning is what is trusted.
-        Raises Unstartable if a checkpoint cannot be moved.
+        A run of which then nothing is left may begin anew, if its ranks began with nothing of
+        it. Raises Unstartable if a checkpoint cannot be moved.
         """
         self._finish()  # what is being read must not be moved
         checkpoints = [c for c in catalogue(self._directory.checkpoints) if c.step > after]
         for saved in (*checkpoints, *self._snapshots.newer_than(after)):
             why = f"what was saved after step {after} cannot be trusted: {reason}"
             self.quarantine(Broken(saved.path, saved.step, why))
-        if after <= 0 and self._recorder.ledger.ever_checkpointed:
+        left = catalogue(self._directory.checkpoints) or self._snapshots.newer_than(-1)
+        if self._recorder.ledger.ever_checkpointed and not left and not self._went_on():
             self._recorder.record("anew", f"the run begins anew: {reason}")
+
+    def _went_on(self) -> bool:
+        """Whether the newest attempt began with what this run itself had saved."""
+        chosen = self._recorder.ledger.chosen
+        path = Path(chosen["path"]) if chosen else None
+        own = self._directory.checkpoints
+        return path is not None and (path.parent == own or self._snapshots.has(path))
 
     def close(self) -> None:
         """Wait for what is being looked at; keep, or give back, what is in tmpfs.
@@ -227,4 +252,5 @@ class CheckpointKeeper:
             path=str(result.path),
             digest=result.digest if isinstance(result, Verified) else None,
             verified=broken is None,
+            agreed=sorted(self._agreed()),
         )

@@ -89,7 +89,7 @@ POLICY: tuple[PolicyRow, ...] = (
         "a user's mistake",
         "class user, and restart.budgets.user is 0",
         Action.STOP,
-        lambda case: case.finding.failure is FailureClass.USER and not case.budget,
+        lambda case: case.finding.failure is FailureClass.USER and case.budget == 0,
         lambda case: "a user's mistake is not retried",
     ),
     PolicyRow(

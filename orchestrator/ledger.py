@@ -88,6 +88,9 @@ class Ledger:
     """The newest attempt that was ended to go on at full size."""
     growths: int = 0
 
+    agreed: tuple[int, ...] = ()
+    """Steps that may be the last at which all ranks agreed; empty where no digests were told."""
+
     step_p99: float | None = None
     """What 99 of 100 steps of the last attempt that made steps took at most, in seconds."""
 
@@ -186,6 +189,8 @@ def _attempt(ledger: Ledger, event: Event) -> None:
     ledger.attempt = event.attempt
     ledger.resumed_step = event.data["resumed_step"]
     ledger.sources = event.data["sources"]
+    if ledger.agreed:  # all ranks load the same
+        ledger.agreed = (ledger.resumed_step,)
     ledger.pids = []
     ledger.attempt_at = event.time
     ledger.places = {rank: (node, device) for rank, node, device in event.data.get("places", ())}
@@ -254,6 +259,7 @@ def _attempt_ended(ledger: Ledger, event: Event) -> None:
         ledger.trained.append((last - steps + 1, last, event.data["seconds"]))
     ledger.best_step = max(ledger.best_step, last)
     ledger.step_p99 = event.data.get("step_p99") or ledger.step_p99
+    ledger.agreed = tuple(event.data.get("agreed") or ledger.agreed)
 
 
 def _charge(ledger: Ledger, failure: FailureClass) -> None:
@@ -307,6 +313,7 @@ def _checkpoint(ledger: Ledger, event: Event) -> None:
         "path": event.data["path"],
         "verified": event.data["verified"],
     }
+    ledger.agreed = tuple(event.data.get("agreed") or ledger.agreed)
 
 
 def _quarantined(ledger: Ledger, event: Event) -> None:

@@ -16,9 +16,10 @@ from cluster.allocate import Placement
 from cluster.ports import PortLease
 from cluster.ray_client import Start
 from cluster.reservation import resources_of
-from orchestrator import processes
+from orchestrator import process_facts, processes
 from orchestrator.bell import Bell
 from orchestrator.found import Found
+from orchestrator.hearing import Hearing
 from orchestrator.job_ray import NodeError, NodeRay, Pump
 from orchestrator.launch import MARK
 from orchestrator.layout import RunDirectory, Spool
@@ -72,6 +73,8 @@ class LocalNode:
         if outlives:
             self._watch_ray()
         self.supervisor_pid: int | None = None
+        self._supervisor_is: processes.Identity | None = None
+        self._hearing = Hearing()
         self._pace = pace
         self._told_pace = 0.0
         self.started_attempt = 0
@@ -149,9 +152,9 @@ class LocalNode:
         self._ray.hold(placement, simulated=simulated)
 
     def kill_supervisor(self) -> None:
-        """End a supervisor that does not answer any more."""
-        if self.supervisor_pid is not None:
-            processes.kill_quietly(self.supervisor_pid)
+        """End a supervisor that does not answer any more; its ranks die with it."""
+        if self._supervisor_is is not None:
+            self._supervisor_is.kill()
         self._drop_link()
 
     def ray_pids(self) -> tuple[int, ...]:
@@ -163,7 +166,10 @@ class LocalNode:
     def poll(self, timeout: float) -> list[Message]:
         """What has arrived, waiting up to `timeout` seconds for the first of it."""
         messages: list[Message] = []
-        for key, _ in self._selector.select(timeout):
+        began = time.monotonic()
+        ready = self._selector.select(timeout)
+        self._hearing.waited(time.monotonic() - began, timeout)
+        for key, _ in ready:
             if key.fileobj is self._bell:
                 self._bell.answer()
             elif key.fileobj is self._listener:
@@ -176,6 +182,8 @@ class LocalNode:
                 messages += self._from_ray()
         if self._link is not None:
             self._link.flush()
+            if self._hearing.over:
+                messages.append(self._silence())
         return messages
 
     def wake(self) -> None:
@@ -206,7 +214,11 @@ class LocalNode:
         self._drop_link()
         self._link = newcomer
         self._selector.register(newcomer, selectors.EVENT_READ)
+        self._hearing.heard()
         self.supervisor_pid = hello["pid"]
+        self._supervisor_is = processes.Identity(
+            hello["pid"], hello["start_time"], hello["boot_id"]
+        )
         self.started_attempt = hello["started_attempt"]
         self._tell_pace(self._pace())
         text = f"pid {hello['pid']} owns the ranks of this node"
@@ -216,6 +228,7 @@ class LocalNode:
     def _from_supervisor(self) -> list[Message]:
         assert self._link is not None
         messages = self._link.receive()
+        self._hearing.heard()
         if self._link.closed:
             messages.append(self._lose_link())
         elif abs(self._pace() - self._told_pace) > max(_PACE_STEP, self._told_pace / 4):
@@ -236,7 +249,18 @@ class LocalNode:
             self._selector.unregister(self._link)
             self._link.close()
         self._link = None
-        self.supervisor_pid = None
+        self.supervisor_pid = self._supervisor_is = None
+
+    def _silence(self) -> Message:
+        """The supervisor stands still, though its end of the conversation is open."""
+        pid = self.supervisor_pid or 0
+        return {
+            "event": "supervisor_silent",
+            "at": time.monotonic(),
+            "pid": pid,
+            "seconds": self._hearing.silent,
+            "process": process_facts.facts(pid, with_threads=False),
+        }
 
     def _from_ray(self) -> list[Message]:
         messages = self._ray.messages(supervised=self.supervised)

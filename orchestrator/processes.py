@@ -33,6 +33,11 @@ class Identity:
         status = _stat(self.pid)
         return status is not None and status.start_time == self.start_time and status.state != "Z"
 
+    def kill(self) -> None:
+        """SIGKILL to this very process; none to another that has its pid since."""
+        if self.alive():
+            kill_quietly(self.pid)
+
 
 @dataclass(frozen=True)
 class _Stat:

@@ -33,6 +33,8 @@ class Silence:
         self._rounds: dict[int, _Round] = {}  # by step
         self.suspect: Suspect | None = None
         """What was found first; it stays."""
+        self.agreed: frozenset[int] = frozenset()
+        """Steps that may be the last at which all agreed, if they differ later; empty: unknown."""
 
     def take(self, rank: int, beat: Heartbeat) -> None:
         """Look at one more heartbeat."""
@@ -48,11 +50,19 @@ class Silence:
         for old in sorted(self._rounds.keys() - complete)[:-_REMEMBERED]:
             del self._rounds[old]
         rounds = {step: self._rounds.pop(step) for step in complete}
+        for at, one in rounds.items():
+            if self._unanimous(one):
+                self.agreed = agreements(self.agreed, at, one.since)
         found = (
             divergence(step, one.digests, len(self._ranks), at=beat.beat_at, since=one.since)
             for step, one in rounds.items()
         )
         return next(filter(None, found), None)
+
+    def _unanimous(self, one: _Round) -> bool:
+        """Whether all ranks have told the same; of one alone nothing is compared."""
+        everybody = one.digests.keys() == self._ranks
+        return everybody and len(self._ranks) > 1 and len(set(one.digests.values())) == 1
 
     def _complete(self, step: int) -> bool:
         """Whether no other rank will tell of this step: who looks now and then may miss some."""
@@ -65,6 +75,16 @@ def bad_loss(rank: int, beat: Heartbeat) -> Suspect | None:
         return None
     cause = f"the loss that it reported is {beat.loss} (at step {beat.loss_step})"
     return Suspect(rank, beat.step_at, Sign.NUMERIC, cause)
+
+
+def agreements(known: frozenset[int], step: int, since: int) -> frozenset[int]:
+    """The steps that a later difference may be found to have begun after.
+
+    Known before, and now all agreed after `step` on what had been compared at `since`. Parts of
+    the parameters are compared in turn, so nothing that comes goes back further than `since`,
+    to which others of a first round go back too.
+    """
+    return frozenset({one for one in known if one > since} | {max(0, since), step})
 
 
 def divergence(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,13 +45,16 @@ class Vault:
         self._known.update({result.path: result for result in results})
         return results
 
-    def tend(self) -> Tended:
-        """Verify what is new, then retire what is old."""
+    def tend(self, agreed: Collection[int] = ()) -> Tended:
+        """Verify what is new, then retire what is old.
+
+        `agreed`: steps that ranks which differ may be thrown back to; empty: nothing is known.
+        """
         results: list[Verified | Broken] = []
         gone: list[Path] = []
         try:
             results += self.verify_new()
-            for path in self._expendable():
+            for path in self._expendable(agreed):
                 checkpoints.delete(path)
                 self._known.pop(path, None)
                 gone.append(path)
@@ -87,7 +90,8 @@ class Vault:
         newest = max(whole, key=lambda one: one.step, default=None)
         return checkpoints.size(newest.path) if newest else 0
 
-    def _expendable(self) -> list[Path]:
+    def _expendable(self, agreed: Collection[int]) -> list[Path]:
         present = [self._known[c.path] for c in self.catalogue() if c.path in self._known]
-        spared = checkpoints.best(self._directory.checkpoints)
+        best = checkpoints.best(self._directory.checkpoints)
+        spared = checkpoints.fallbacks(present, agreed) | ({best} if best else set())
         return checkpoints.expendable(present, self._keep, spared)

@@ -15,6 +15,7 @@ os.environ.pop("MUSTER_TOKEN", None)
 os.environ.pop("MUSTER_TOKEN_FILE", None)
 
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -22,9 +23,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.left_behind import MARK, Trace, of_others, own_ports, run_directories, told
+
+# A shell that starts the tests with `&` has SIGINT ignored, which everything they start would
+# inherit: a command that a test interrupts would then run to its end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine makes no property false.
+hypothesis.settings.register_profile("muster", deadline=None)
+hypothesis.settings.load_profile("muster")
 
 # A worker of pytest-xdist extends the mark of its session, by which that finds all of them.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")

@@ -159,7 +159,16 @@ def leftovers(mark: str, spool: dict[str, str]) -> list[str]:
 
 def assert_nothing_left(live: dict[str, Any], timeout: float = 15.0) -> None:
     """Within 15 s after its end nothing of a run may be left."""
-    poll(lambda: not leftovers(live["run_id"], live["spool"]), timeout, "nothing left of the run")
+    left: list[Any] = []
+
+    def nothing() -> bool:
+        left[:] = leftovers(live["run_id"], live["spool"])
+        return not left
+
+    try:
+        poll(nothing, timeout, "nothing left of the run")
+    except AssertionError as late:
+        raise AssertionError(f"{late}: {left}") from None
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -34,6 +34,7 @@ LONGEST = (
     "test_drill_reports.py",
     "test_simulated_runs.py",
     "test_run_ends.py",
+    "test_standstill.py",
     "test_snapshot_runs.py",
     "test_step.py",
     "test_ray_node.py",

@@ -80,6 +80,7 @@ SIGNAL = {
     "orchestrator.drill.throttle",  # stops and lets go
     "orchestrator.evidence",  # numbers of signals only
     "orchestrator.health",  # names of signals only
+    "orchestrator.interrupts",  # Ctrl-C to any command
     "orchestrator.launch",  # dispositions of a rank
     "orchestrator.local_run",  # Ctrl-C
     "orchestrator.patterns",  # an alarm ends a search
@@ -267,6 +268,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert {name for name in loaded if name.startswith("orchestrator")} == {
         "orchestrator",
         "orchestrator.cli",
+        "orchestrator.interrupts",
     }
 
 

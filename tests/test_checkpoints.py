@@ -20,6 +20,7 @@ from orchestrator.checkpoints import (
     catalogue,
     delete,
     expendable,
+    fallbacks,
     newest_usable,
     quarantine,
     verify,
@@ -316,6 +317,35 @@ def test_retention_is_done_once(kinds: list[bool], keep: int) -> None:
     assert expendable([c for c in present if c.path not in gone], keep) == []
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.booleans(), max_size=12),
+    st.integers(1, 3),
+    st.sets(st.integers(0, 14), min_size=1, max_size=4),
+)
+def test_retention_leaves_what_ranks_agreed_on(
+    kinds: list[bool], keep: int, agreed: set[int]
+) -> None:
+    """Whichever of these steps is the last that is trusted, what is newest before it is there."""
+    present = made(kinds)
+    gone = set(expendable(present, keep, fallbacks(present, agreed)))
+    verified = [c for c in present if isinstance(c, Verified)]
+    left = [c.step for c in verified if c.path not in gone]
+    for step in agreed:
+        assert max((c.step for c in verified if c.step <= step), default=0) in (0, *left)
+    usual = set(expendable(present, keep))
+    assert gone <= usual
+    assert len(usual - gone) <= len(agreed)
+    assert expendable(present, keep, fallbacks(present, ())) == expendable(present, keep)
+
+
+def test_the_oldest_stays_where_none_is_old_enough() -> None:
+    """What ranks will be found to have agreed on last may come after it."""
+    present = made([True] * 5)
+    assert fallbacks(present, {0}) == {Path("/c/1")}
+    assert fallbacks(present, {0, 3}) == {Path("/c/1"), Path("/c/3")}
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 5), st.data())
 def test_retention_spares_the_best(kinds: list[bool], keep: int, data: st.DataObject) -> None:
@@ -323,5 +353,5 @@ def test_retention_spares_the_best(kinds: list[bool], keep: int, data: st.DataOb
     present = made(kinds)
     spared = data.draw(st.sampled_from(present)).path
     usual = expendable(present, keep)
-    assert expendable(present, keep, spared) == [path for path in usual if path != spared]
-    assert expendable(present, keep, Path("/c/gone")) == usual
+    assert expendable(present, keep, [spared]) == [path for path in usual if path != spared]
+    assert expendable(present, keep, [Path("/c/gone")]) == usual

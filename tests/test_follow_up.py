@@ -5,10 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
+from orchestrator.attempt import Unstartable
+from orchestrator.checkpoints import Broken
 from orchestrator.follow_up import follow_up
 from orchestrator.jobfile import from_document, loads
+from orchestrator.journal import Journal
+from orchestrator.keeper import CheckpointKeeper
+from orchestrator.layout import RunDirectory
+from orchestrator.recorder import Recorder
 from orchestrator.spec import LaunchMode, to_document
+from orchestrator.states import JobState
 from tests.runs import worker_job
+from tests.support_core import write_checkpoint
 
 TELL = ["/bin/sh", "-c", 'echo "from=$MUSTER_RESUME_FROM size=$RANK_SIZE"']
 
@@ -68,3 +78,29 @@ def test_after_a_run_that_left_nothing_usable(tmp_path: Path) -> None:
     assert "no checkpoint of the run in `after` can be used" in done.text
     assert (before / "checkpoints" / "step-00000004").is_dir()
     shutil.rmtree(before)
+
+
+class Nobody:
+    """Shows nothing."""
+
+    def event(self, event: object) -> None:
+        """Nobody looks."""
+
+
+def test_what_another_run_has_left_is_never_moved(tmp_path: Path) -> None:
+    """One that the ranks cannot load stays where it is; the one before it is tried, then none."""
+    before, run = RunDirectory(tmp_path / "before"), RunDirectory(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    Journal(run.events).append("created", "", state=JobState.QUEUED)
+    older, newer = (write_checkpoint(before.checkpoints, step) for step in (4, 8))
+    recorder = Recorder(Journal(run.events), Nobody())
+    keeper = CheckpointKeeper(run, recorder, keep=5, after=before)
+    for path in (newer, older):
+        chosen = keeper.choose(1)
+        assert chosen is not None and chosen.path == path
+        keeper.quarantine(Broken(chosen.path, chosen.step, "another network"))
+    with pytest.raises(Unstartable, match="another network"):
+        keeper.choose(1)
+    keeper.close()
+    assert newer.is_dir() and older.is_dir()
+    assert not recorder.ledger.ever_checkpointed

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator import adoption
+from orchestrator.health import Sign
 from orchestrator.journal import Event
 from orchestrator.ledger import Ledger, fold
 from orchestrator.states import FailureClass, JobState
@@ -396,3 +398,11 @@ def test_growing_is_counted_and_charged_to_nothing() -> None:
     assert (ledger.growing, ledger.growths) == (1, 1)
     assert ledger.charged == {} and ledger.restarts == {} and ledger.incidents == []
     assert ledger.history.failures_in_a_row == 0
+
+
+def test_a_node_that_was_lost_is_a_suspect_too() -> None:
+    """A controller that dies as it records that leaves the next one a cause, and no sign."""
+    lost = {"state": JobState.STOPPING, "reason": "Ray is gone"}
+    found = adoption.suspect_of(story(start(1.0), (2.0, "failing", lost)))
+    assert found is not None
+    assert (found.rank, found.sign, found.cause) == (None, Sign.SUPERVISOR, "Ray is gone")

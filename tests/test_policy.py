@@ -415,3 +415,10 @@ def test_exits_in_words() -> None:
     """A code or a signal's name."""
     assert describe_exit(3, None) == "exit code 3"
     assert describe_exit(None, 15) == "killed by SIGTERM"
+
+
+def test_a_users_mistake_may_be_retried_without_end() -> None:
+    """`unlimited` is more than a number, and not none at all."""
+    finding = Finding(FailureClass.USER, "r")
+    endless = replace(RESTART, budgets={**DEFAULT_BUDGETS, FailureClass.USER: None})
+    assert decide(finding, after(FailureClass.USER, 50), endless).retry

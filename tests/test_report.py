@@ -148,3 +148,21 @@ def test_incidents_say_what_they_cost(tmp_path: Path) -> None:
     document = json.loads(CliRunner().invoke(main, ["incidents", str(run), "--json"]).stdout)
     # 28 steps of a second, of which 8 were kept, in the 58 s from the first start to the end.
     assert document["goodput"] == pytest.approx(8 / 58, abs=1e-3)
+
+
+def test_a_page_about_a_long_run_is_bounded_and_shows_every_failure() -> None:
+    """100 failures among 10 000 checkpoints: what is not drawn is what went well."""
+    long = journals.Telling().begin(2)
+    for number in range(100):
+        at = 10.0 + 1000 * number
+        for step in range(100):
+            long.add(at + step, "checkpoint", f"step {step} verified", step=step, path=f"/{step}",
+                     digest="d", verified=True)  # fmt: skip
+        long.fail(at + 200, 5, 5, evidence=["x" * 200] * 20).decide(at + 201, "restart").begin(
+            at + 210
+        )
+    html = page(status(), documents(long.events), told(long.events))
+    assert Reader(html).open == []
+    assert html.count('class="fault"') == 100
+    assert "pieces more are not drawn" in html
+    assert len(html) < 2 << 20

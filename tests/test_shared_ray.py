@@ -133,12 +133,15 @@ def join(shared: SharedRay) -> Iterator[Callable[[str], Job]]:
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Start]:
-    """A stand-in that writes its pid, and sleeps."""
-    note = tmp_path / "pid"
+    """A stand-in that writes its pid, and sleeps; one that Ray starts late ends at once."""
+    note, wanted = tmp_path / "pid", tmp_path / "wanted"
+    wanted.touch()
     program = (
-        f"import os, time; open({str(note)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(99)"
+        f"import os, time; open({str(note)!r}, 'a').write(f'{{os.getpid()}} ')\n"
+        f"while os.path.exists({str(wanted)!r}): time.sleep(0.1)"
     )
     yield Start((sys.executable, "-S", "-c", program), {}, "/", str(tmp_path / "log"))
+    wanted.unlink()
     for pid in pids(tmp_path):
         processes.kill_quietly(pid)
 

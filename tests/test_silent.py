@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.health import Sign
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.policy import RULES, Evidence, classify
-from orchestrator.silent import Silence, bad_loss, divergence
+from orchestrator.silent import Silence, agreements, bad_loss, divergence
 from orchestrator.states import FailureClass
 from tests.runs import worker_job
 from tests.support_core import training
@@ -106,6 +106,37 @@ def test_equal_parameters_are_never_called_different(order: list[tuple[int, int]
         silence.take(rank, digest(step, step * 7))
     assert silence.suspect is None
     assert len(silence._rounds) <= 17
+
+
+@given(parts=st.integers(1, 5), start=st.integers(0, 99), rounds=st.integers(1, 20))
+def test_what_comes_names_a_step_that_is_known(parts: int, start: int, rounds: int) -> None:
+    """Parts in turn: wherever the next one was compared last is among the steps; they are few."""
+    compared = [start] * parts
+    known: frozenset[int] = frozenset()
+    for number in range(rounds):
+        step = start + 50 * (number + 1)
+        known = agreements(known, step, compared[number % parts])
+        compared[number % parts] = step
+        assert known >= set(compared[(number + 1) % parts :]) - {start} | {max(compared)}
+        assert compared[(number + 1) % parts] in known
+        assert len(known) <= parts + 1
+
+
+def test_ranks_agree_when_all_have_told_the_same() -> None:
+    """Not before, not of one that was missed, and not of a rank alone."""
+    silence = Silence(frozenset({0, 1}))
+    silence.take(0, digest(50, 5, since=0))
+    assert silence.agreed == frozenset()
+    silence.take(1, digest(50, 5, since=0))
+    assert silence.agreed == {0, 50}
+    silence.take(0, digest(100, 6, since=50))
+    silence.take(1, digest(150, 7, since=100))
+    assert silence.agreed == {0, 50}
+    silence.take(0, digest(150, 8, since=100))
+    assert silence.suspect is not None and silence.agreed == {0, 50}
+    alone = Silence(frozenset({0}))
+    alone.take(0, digest(50, 5, since=0))
+    assert alone.agreed == frozenset()
 
 
 def test_a_loss_that_is_no_number_restarts_the_run(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def oldest(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def all_of_them(_: Callable[..., Any]) -> Callable[..., Any]:
     """Nothing is worth keeping."""
-    return lambda present, keep, spared=None: [one.path for one in present]
+    return lambda present, keep, spared=(): [one.path for one in present]
 
 
 def never(_: Callable[..., Any]) -> Callable[..., Any]:

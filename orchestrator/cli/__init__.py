@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
-from orchestrator import __version__
+from orchestrator import __version__, interrupts
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -14,6 +15,7 @@ EXIT_NOT_FOUND = 3
 EXIT_UNREACHABLE = 4
 EXIT_NOT_ALLOWED = 5
 EXIT_PREEMPTED = 75
+EXIT_INTERRUPTED = interrupts.EXIT_INTERRUPTED
 
 _SECTIONS = {
     "On this machine": {
@@ -55,6 +57,11 @@ _COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in se
 
 class _LazyGroup(click.Group):
     """A group whose help needs no command's module."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. click alone would end an interrupted one as "Aborted!", with code 1."""
+        with interrupts.in_order():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli import EXIT_FAILED
+from orchestrator.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from orchestrator.cli.common import fail, json_option, print_json
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def check(
     try:
         results = examine(node, os.environ, effort)
     except KeyboardInterrupt:
-        fail("stopped; the trials' processes are gone", 130)
+        fail("stopped; the trials' processes are gone", EXIT_INTERRUPTED)
     except OSError as error:
         fail(f"the trials cannot be made: {error}", EXIT_FAILED)
     document = _document(node, results)

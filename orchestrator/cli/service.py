@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestrator.cli import EXIT_FAILED, EXIT_UNREACHABLE
+from orchestrator.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE
 from orchestrator.cli.common import fail, json_option, print_json, tell
 from orchestrator.cli.remote import controller, needs_controller
 from orchestrator.client import (
@@ -294,4 +294,4 @@ def _telling(what: str) -> Iterator[Any]:
         with progress(what):
             yield
     except KeyboardInterrupt:
-        fail("it goes on ending; `muster down` again waits for it", EXIT_FAILED)
+        fail("it goes on ending; `muster down` again waits for it", EXIT_INTERRUPTED)

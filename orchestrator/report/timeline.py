@@ -32,9 +32,9 @@ class Piece:
 def pieces(events: Sequence[Mapping[str, Any]], incidents: Sequence[Mapping[str, Any]],
            until: float) -> list[Piece]:  # fmt: skip
     """What there is to draw. `until` is where what has not ended ends."""
-    found = [*_attempts(events, until), *_waits(events, until), *_checkpoints(events)]
-    for one in incidents:
-        found += _way_back(one)
+    # Where not all can be drawn, what the page is read for comes before what goes well.
+    found = [piece for one in incidents for piece in _way_back(one)]
+    found += [*_attempts(events, until), *_waits(events, until), *_checkpoints(events)]
     return [piece for piece in found if math.isfinite(piece.start) and math.isfinite(piece.end)]
 
 

@@ -122,13 +122,16 @@ def _supervisor(history: History) -> None:
         supervisor.die()
 
 
+_FOR_EVER = 1e6
+
+
 def _freeze(history: History) -> None:
     """It stands still, as a machine does that swaps."""
     supervisor = history.machine.supervisor
     if supervisor is not None:
-        seconds = history.dice.choice([1.0, 10.0, 50.0, 150.0])
+        seconds = history.dice.choice([1.0, 10.0, 50.0, _FOR_EVER])
         supervisor.freeze(seconds)
-        history.clock.after(seconds, history.watch.disturb)
+        history.clock.after(min(seconds, 150.0), history.watch.disturb)
 
 
 def _lag(history: History) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.hearing import Hearing
 from orchestrator.job_ray import NodeError
 from orchestrator.layout import Spool
 from orchestrator.link import Message
@@ -57,6 +58,7 @@ class SimulatedNode:
         self._inbox: list[Message] = []
         self._failed = ""
         self._polls = 0
+        self._hearing = Hearing()
         self._holds_port = False
         self.closed = False
         self.broken: list[str] = []
@@ -81,6 +83,7 @@ class SimulatedNode:
         if message["event"] == "hello":
             return self._greet(link, message)
         if link is self._link:
+            self._hearing.heard()
             self._inbox.append(message)
 
     def _greet(self, link: Link, hello: Message) -> None:
@@ -89,6 +92,7 @@ class SimulatedNode:
             link.down(lambda: supervisor.act(supervisor.leave))
             return
         self._link = link
+        self._hearing.heard()
         self.supervisor_pid = hello["pid"]
         self.started_attempt = hello["started_attempt"]
         self._command({"do": "welcome"})
@@ -169,12 +173,21 @@ class SimulatedNode:
         self._polls += 1
         if self._polls > 200_000 or self._clock.now > self._bound:
             raise Endless(f"{self._polls} looks, {self._clock.now:.0f} s")
-        until = self._clock.now + max(timeout, 0.001)
+        began, meant = self._clock.now, max(timeout, 0.001)
+        until = began + meant
         while not self._inbox and self._clock.step(until):
             if self._fate.doomed:
                 raise Killed
+        self._hearing.waited(self._clock.now - began, meant)
         messages, self._inbox = self._inbox, []
+        if self._link is not None and self._hearing.over:
+            messages.append(self._silence())
         return messages
+
+    def _silence(self) -> Message:
+        pid, seconds = self.supervisor_pid, self._hearing.silent
+        told = {"pid": pid, "seconds": seconds, "process": {"pid": pid, "state": "T"}}
+        return {"event": "supervisor_silent", "at": self._clock.now, **told}
 
     def wake(self) -> None:
         self._inbox.append({"event": "note", "text": "rung"})
