@@ -629,8 +629,8 @@ class Controller:
             self._ending.stop(self.way, grace=TERM_GRACE)
             self._ending.record(self.way)
             self._keeper.settle()
-        if halt.state is not JobState.CANCELLED:
-            self._keeper.promote()
+        if order.kind is not OrderKind.CANCEL:
+            self._keeper.promote()  # what ranks that cannot be asked have not saved
         self._recorder.record(halt.event, order.reason, state=halt.state, preempted=order.preempts)
         if order.kind is OrderKind.PREEMPT:
             return Outcome.PREEMPTED

@@ -17,6 +17,8 @@ class SnapshotKeeper:
     def __init__(self, directory: RunDirectory, recorder: Recorder) -> None:
         self._directory = directory
         self._recorder = recorder
+        self._waits = False
+        """Whether something is there that could not be promoted."""
 
     def prepare(self) -> Path | None:
         """Where the next attempt's ranks may put snapshots; None where that cannot be, which is
@@ -80,8 +82,10 @@ class SnapshotKeeper:
         except (OSError, ValueError) as error:
             step = chosen.step if chosen else "?"
             reason = f"the snapshot of step {step} stays in tmpfs and is not promoted: {error}"
+            self._waits = True
             self._recorder.record("note", reason)
         else:
+            self._waits = False
             snapshot_place.remove(self._directory)
 
     def _newest(self, world_size: int, newer_than: int) -> Verified | None:
@@ -104,5 +108,6 @@ class SnapshotKeeper:
         )
 
     def remove(self) -> None:
-        """The run is over for good: the memory is given back."""
-        snapshot_place.remove(self._directory)
+        """The run is over: the memory is given back, unless something in it waits to be saved."""
+        if not self._waits:
+            snapshot_place.remove(self._directory)

@@ -15,8 +15,23 @@ from typing import Any
 
 import pytest
 
-from orchestrator import checkpoints, controller, devices, ending, health, judge, ledger, vault
+from orchestrator import (
+    checkpoints,
+    controller,
+    devices,
+    ending,
+    growth,
+    health,
+    judge,
+    ledger,
+    snapshot_slots,
+    snapshots,
+    vault,
+    world,
+)
 from orchestrator.checkpoints import Broken as BrokenCheckpoint
+from orchestrator.snapshot_keeper import SnapshotKeeper
+from orchestrator.states import FailureClass
 from tests.simulation import history
 from tests.simulation.faults import FAULTS
 from tests.simulation.history import Ended, Plot, play
@@ -44,6 +59,10 @@ def test_what_must_hold_holds_in_every_history() -> None:
     assert faults.keys() == FAULTS.keys()
     assert sum(one.failures for one in ended) > HISTORIES / 4
     assert sum(one.deaths for one in ended) > HISTORIES / 8
+    assert sum(one.from_snapshots for one in ended) > HISTORIES / 20
+    assert sum(one.promoted for one in ended) > HISTORIES / 40
+    assert sum(one.shrunk for one in ended) > HISTORIES / 50
+    assert sum(one.grown for one in ended) > HISTORIES / 200
     states = Counter(one.state.value for one in ended)
     assert min(states["SUCCEEDED"], states["FAILED"], states["CANCELLED"]) > 5, states
 
@@ -74,8 +93,14 @@ PLOTS = {
     "the supervisor stands still once it has dialled": Plot(
         ((45.0, "kill-controller"), (45.3, "freeze-supervisor")), 0.05
     ),
+    "something happens while it grows": Plot(
+        ((45.0, "lose-devices"), (46.0, "while-it-grows")), 0.05, shrinks=True
+    ),
+    "the machine is wanted back": Plot(((45.0, "terminate"),), 0.05, served=False),
 }
-"""Histories that were judged wrongly once: as a hang, or with the loss of an earlier supervisor."""
+"""Histories that were judged wrongly once: as a hang, or with the loss of an earlier supervisor; or
+that lost what only a snapshot held.
+"""
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -164,6 +189,65 @@ def alone(_: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *_: -1e9
 
 
+def rank_0_alone(real: Callable[..., Any]) -> Callable[..., Any]:
+    """What rank 0 has sealed counts as whole."""
+
+    def whole(path: Any, seals: Any) -> Any:
+        return real(path, {rank: {**seals[0], "rank": rank} for rank in range(8)} if seals else {})
+
+    return whole
+
+
+def none_there(_: Callable[..., Any]) -> Callable[..., Any]:
+    """No snapshot is ever found."""
+    return lambda *_: iter(())
+
+
+def thrown_away(_: Callable[..., Any]) -> Callable[..., Any]:
+    """Snapshots are removed instead of promoted."""
+    return lambda self, *_: self.remove()
+
+
+def first_slot(_: Callable[..., Any]) -> Callable[..., Any]:
+    """Every snapshot is written over the one before."""
+    return lambda self: snapshot_slots.snapshot_slot(self.directory, 0)
+
+
+def any_size(_: Callable[..., Any]) -> Callable[..., Any]:
+    """Every number of ranks makes a world."""
+    return lambda ranks, least: range(ranks, 0, -1)
+
+
+def always(_: Callable[..., Any]) -> Callable[..., Any]:
+    """The answer is always yes."""
+    return lambda *_, **__: True
+
+
+def charged(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A job that grows pays for it."""
+
+    def growing(known: Any, event: Any) -> None:
+        real(known, event)
+        for failure in FailureClass:
+            ledger._charge(known, failure)
+
+    return growing
+
+
+def half(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A restart is content with fewer devices at once."""
+
+    def allocate(self: Any, *, recovering: bool, smaller: bool = False) -> Any:
+        size = world.sizes(self._spec.resources.ranks, self._spec.restart.min_ranks)[-1]
+        found = self._look()
+        chosen = self._choose(found, size) if recovering and found.devices else None
+        if isinstance(chosen, devices.Placement):
+            return devices.Allocation(chosen, found)
+        return real(self, recovering=recovering)
+
+    return allocate
+
+
 Planted = tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]], str]
 MISTAKES: dict[str, Planted] = {
     "no stop before a restart": (ending.Ending, "stop", no_stop, "processes run|two gangs"),
@@ -180,9 +264,35 @@ MISTAKES: dict[str, Planted] = {
     "never at its end": (controller, "finished", never, "looks"),
     "at its end too early": (controller, "finished", any_done, "the last step was never made"),
     "devices not given back": (devices.Devices, "close", nothing, "devices are leased"),
+    "a part of a snapshot": (
+        snapshots,
+        "whole",
+        rank_0_alone,
+        "sealed by all|resumed from step|not sealed",
+    ),
+    "snapshots are not found": (SnapshotKeeper, "newest_first", none_there, "from step|is gone"),
+    "no promotion": (SnapshotKeeper, "promote", thrown_away, r"snapshot of step \d+ is gone"),
+    "one slot only": (snapshot_slots.Slots, "next", first_slot, "steps are lost"),
+    "a world of any size": (world, "sizes", any_size, "processes compute"),
+    "never at full size again": (growth.Growth, "watch", nothing, "it does not grow"),
+    "to full size too early": (devices.Devices, "could_have_all", always, "that are not there"),
+    "growth is charged": (ledger, "_growing", charged, "restarts left by the record"),
+    "smaller without need": (devices.Devices, "allocate", half, "though all devices are well"),
     "silence while a peer is busy": (health, "_training_since", alone, "blamed as hang"),
 }
 """By what is wrong: where it is planted, how, and what is then said to be broken."""
+
+SHRINKS = Plot(((45.0, "lose-devices"),), 0.05, shrinks=True)
+GROWS = replace(
+    SHRINKS, faults=(*SHRINKS.faults, *((n, "kill-rank") for n in range(200, 800, 100)))
+)
+
+GROWING = {
+    "never at full size again": SHRINKS,
+    "to full size too early": SHRINKS,
+    "growth is charged": GROWS,
+}
+"""In what else would rarely come to it."""
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -194,8 +304,8 @@ def test_the_simulation_finds_planted_mistakes(
     changed = change(getattr(place, name))
     monkeypatch.setattr(place, name, changed)
     if place is ledger:
-        monkeypatch.setitem(ledger._HANDLERS, "failure", changed)
+        monkeypatch.setitem(ledger._HANDLERS, name.removeprefix("_"), changed)
     monkeypatch.setattr(history, "BOUND", 2000.0 if mistake == "never at its end" else 30_000.0)
     with pytest.raises(Broken, match=rf"^[^\n]*({found})"):
         for seed in range(1, FEW + 1):
-            play(seed)
+            play(seed, GROWING.get(mistake))

@@ -253,6 +253,20 @@ def test_a_promotion_that_fails_leaves_all_as_it_was(
     assert chosen is not None and chosen.step == 15
 
 
+def test_what_could_not_be_promoted_outlasts_a_preemption(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That ends as a cancel does, but the run is to be resumed."""
+    slot = take(0, place(run), 15)
+    one = keeper(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.snapshots.os.rename", lambda *_: os.stat("/nonexistent"))
+        one.promote()
+    one._recorder.ledger.state = JobState.CANCELLED
+    one.close()
+    assert slot.exists()
+
+
 def test_a_place_is_private_and_found_again(run: RunDirectory) -> None:
     """By the run directory alone; another one's is not taken for it."""
     assert place(run).stat().st_mode & 0o777 == 0o700

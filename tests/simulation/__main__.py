@@ -21,7 +21,8 @@ def main() -> None:
         states[ended.state.value] += 1
         states["attempts"] += ended.attempts
         states["failures"] += ended.failures
-        states["deaths"] += ended.deaths
+        for name in ("deaths", "from_snapshots", "promoted", "shrunk", "grown"):
+            states[name] += getattr(ended, name)
     seconds = time.perf_counter() - began
     print(dict(states), f"{rest[0] / seconds:.0f} histories a second")
 

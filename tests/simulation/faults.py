@@ -95,6 +95,7 @@ def _pause(history: History) -> None:
     victim.stopped = True
 
     def cont() -> None:
+        history.watch.disturb()
         victim.stopped = False
         gang.go_on()
 
@@ -125,9 +126,12 @@ _FOR_EVER = 1e6
 
 
 def _freeze(history: History) -> None:
+    """It stands still, as a machine does that swaps."""
     supervisor = history.machine.supervisor
     if supervisor is not None:
-        supervisor.freeze(history.dice.choice([1.0, 10.0, 50.0, _FOR_EVER]))
+        seconds = history.dice.choice([1.0, 10.0, 50.0, _FOR_EVER])
+        supervisor.freeze(seconds)
+        history.clock.after(min(seconds, 150.0), history.watch.disturb)
 
 
 def _lag(history: History) -> None:
@@ -139,6 +143,7 @@ def _lag(history: History) -> None:
     link.lag = history.dice.choice([0.2, 3.0, 20.0])
 
     def over() -> None:
+        history.watch.disturb()
         link.lag = 0.0
 
     history.clock.after(history.dice.uniform(1, 40), over)
@@ -159,7 +164,9 @@ def _no_process(history: History) -> None:
 
 
 def _full_disk(history: History) -> None:
-    history.log.full_until = history.clock.now + history.dice.choice([2.0, 30.0, 200.0])
+    seconds = history.dice.choice([2.0, 30.0, 200.0])
+    history.log.full_until = history.clock.now + seconds
+    history.clock.after(seconds, history.watch.disturb)
 
 
 def _checkpoint(history: History) -> None:
@@ -178,6 +185,31 @@ def _checkpoint(history: History) -> None:
         case 2:
             file.write_bytes(b"\0" + file.read_bytes()[1:])
     history.watch.whole.discard(int(path.name.removeprefix("step-")))
+    history.watch.excused = True
+    history.watch.harm("storage")
+
+
+def _snapshot(history: History) -> None:
+    """A file of a slot is cut short, or is gone, or is no such file at all."""
+    # While they run, ranks seal again: what is done to a seal may be mended.
+    files = sorted(history.tmpfs.glob("*/slot-*/*" + (".ckpt" if history.machine.living else "")))
+    if not files:
+        return
+    file = history.dice.choice(files)
+    history.watch.lose_saved(file.parent)
+    history.watch.harm("storage")
+    match history.dice.randrange(3):
+        case 0:
+            file.write_bytes(file.read_bytes()[:-7])
+        case 1:
+            file.unlink()
+        case 2:
+            file.write_text("{")
+
+
+def _tmpfs(history: History) -> None:
+    """Somebody, as systemd-logind does, removes what lies in tmpfs."""
+    history.lose_tmpfs()
     history.watch.harm("storage")
 
 
@@ -191,11 +223,29 @@ def _device(history: History) -> None:
     if placement is None or len(placement.assignments) <= victim.rank:
         return
     index = placement.assignments[victim.rank].device.index
-    history.lost.add(index)
+    history.lose_devices({index}, history.dice.choice([1.0, 30.0, 300.0]))
     history.watch.harm("device", "process")
     victim.end(signal=7)
-    back = history.dice.choice([1.0, 30.0, 300.0])
-    history.clock.after(back, lambda: history.lost.discard(index))
+
+
+def _devices(history: History) -> None:
+    """Some are lost for a long time, that of a rank among them: the world has to be smaller."""
+    victim = _victim(history)
+    count = history.spec.resources.ranks + 1
+    if victim is None or history.spec.resources.device.is_slot:
+        return
+    lost = history.dice.sample(range(count), k=history.dice.randrange(2, count + 1))
+    history.lose_devices(set(lost), history.dice.choice([30.0, 100.0, 400.0]))
+    history.watch.harm("device", "process")
+    victim.end(signal=7)
+
+
+def _while_it_grows(history: History) -> None:
+    """Something else, as soon as the job begins to grow."""
+    history.ambush = history.dice.choice(
+        ["kill-controller", "kill-rank", "exit-rank", "kill-supervisor", "lose-devices", "reboot",
+         "hold", "requeue", "cancel", "stop-rank", "freeze-supervisor", "break-checkpoint"]
+    )  # fmt: skip
 
 
 def _kill_controller(history: History) -> None:
@@ -208,6 +258,7 @@ def _reboot(history: History) -> None:
     if history.served and history.controller is not None:
         history.watch.harm("node")
         history.machine.clear()
+        history.lose_tmpfs()
         history.log.fate.doomed = True
 
 
@@ -217,6 +268,13 @@ def _order(kind: OrderKind, *, preempts: bool = False) -> Callable[[History], No
             history.order(kind, f"{kind.value} by somebody", preempts=preempts)
 
     return order
+
+
+def _terminate(history: History) -> None:
+    """The machine is wanted back: a run of its own saves itself, and is resumed later."""
+    if not history.served:
+        history.resumes += 1
+        history.order(OrderKind.PREEMPT, "SIGTERM")
 
 
 FAULTS = {
@@ -237,13 +295,18 @@ FAULTS = {
     "no-process": Fault(_no_process, 2),
     "full-disk": Fault(_full_disk, 2),
     "break-checkpoint": Fault(_checkpoint, 6),
+    "break-snapshot": Fault(_snapshot, 3),
+    "lose-tmpfs": Fault(_tmpfs),
     "lose-device": Fault(_device, 5),
+    "lose-devices": Fault(_devices, 5),
+    "while-it-grows": Fault(_while_it_grows, 3),
     "kill-controller": Fault(_kill_controller, 6),
     "reboot": Fault(_reboot, 2),
     "cancel": Fault(_order(OrderKind.CANCEL)),
     "hold": Fault(_order(OrderKind.HOLD), 2),
     "requeue": Fault(_order(OrderKind.REQUEUE), 2),
     "preempt": Fault(_order(OrderKind.REQUEUE, preempts=True), 2),
+    "terminate": Fault(_terminate, 3),
     "detach": Fault(_order(OrderKind.DETACH)),
 }
 """By name; those that a real link, kernel or person can do at any moment."""

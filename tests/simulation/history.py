@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from cluster.cpu import CpuBudget
 from cluster.device import Device, Inventory, Node
-from orchestrator import adoption, controller, devices, keeper, oom
+from orchestrator import adoption, controller, devices, keeper, layout, oom, world
 from orchestrator.controller import Controller, Outcome
 from orchestrator.found import LOCAL, Found
 from orchestrator.journal import JournalError
@@ -68,17 +68,24 @@ class Ended:
     """Of controllers."""
     faults: tuple[str, ...]
     seconds: float
+    from_snapshots: int = 0
+    promoted: int = 0
+    shrunk: int = 0
+    grown: int = 0
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A history of which a part is given: served by a head, `faults` with their times.
+    """A history of which a part is given: `faults` with their times.
 
-    `away`: seconds from the death of a controller to the next one.
+    `away`: seconds from the death of a controller to the next one; `served`: by a head;
+    `shrinks`: a long job that may have to do with fewer devices.
     """
 
     faults: tuple[tuple[float, str], ...]
     away: float
+    served: bool = True
+    shrinks: bool = False
 
 
 def play(seed: int, plot: Plot | None = None) -> Ended:
@@ -151,25 +158,38 @@ class History:
         self.root = Path(tempfile.mkdtemp(prefix="simulation-", dir=_BASE))
         self.directory = RunDirectory(self.root / "run")
         self.directory.checkpoints.mkdir(parents=True)
-        self.script = script(dice)
-        self.spec = spec(dice, self.root, self.script)
-        self.served = dice.random() < 0.7 or plot is not None
+        self.shrinks = dice.random() < 0.1 if plot is None else plot.shrinks
+        """A long job that will have to do with fewer devices, and may."""
+        self.script = script(dice, long=self.shrinks)
+        self.spec = spec(dice, self.root, self.script, shrinks=self.shrinks)
+        self.served = dice.random() < 0.7 if plot is None else plot.served
         """Driven by a head; else a run of its own."""
-        self.watch = Watch(self.spec)
+        self.watch = Watch(
+            self.spec, self.clock, self.script.every, self.script.can_stop, self._enough
+        )
         self.machine = Machine(
             self.clock, dice, self.script, self.directory, self.watch, outlives=self.served,
-            pace=dice.choice([0.5, 1.0, 2.0]),
+            pace=dice.choice([1.0, 1.0, 2.0]),
         )  # fmt: skip
         self.log = MemoryLog(self.clock, self._recorded)
         self.log.waits = self.served
         self.lost: set[int] = set()
         """Devices that are not well."""
+        self.until: dict[int, float] = {}
+        """When each of them is well again."""
         self.controller: Controller | None = None
         self.node: SimulatedNode | None = None
         self.spool: Spool | None = None
         self.epoch = 0
         self.deaths = 0
-        self.resumes = dice.randrange(2)
+        self.resumes = dice.randrange(2) if self.served else 0
+        """How often a person resumes it once it has ended."""
+        self.settled = dice.choice([5.0, 60.0])
+        """Seconds of training in a smaller world before a job may grow."""
+        self.ambush = ""
+        """A fault that comes as soon as the job begins to grow."""
+        self.tmpfs = self.root / "tmpfs"
+        self.tmpfs.mkdir()
         self.bound = self.clock.now + BOUND
         self.leases: set[str] = set()
 
@@ -187,6 +207,8 @@ class History:
                 (devices, "Leases", leases),
                 (controller, "lease_port", lambda: 20_000),
                 (controller, "view_from_disk", self._view_from_disk),
+                (layout, "_TMPFS", self.tmpfs),
+                (world, "SETTLED", self.settled),
                 (adoption, "lives", self._lives),
                 (adoption, "kill", self._kill),
                 (oom, "kills_counted", lambda: self.machine.oom_kills),
@@ -219,6 +241,9 @@ class History:
         gang = self.machine.gang
         self.watch.finished = gang is not None and gang.done
         self.watch.event(event)
+        if event.kind == "growing" and self.ambush:
+            name, self.ambush = self.ambush, ""
+            self.clock.after(self.dice.choice([0.0, 0.5, 3.0]), lambda: self._break(name))
 
     def say(self, text: str) -> None:
         """A line for whoever reads a history that broke something."""
@@ -239,9 +264,11 @@ class History:
 
     def _view_from_disk(self, directory: RunDirectory) -> RunView:
         self.log.write(directory.events)
-        beats = {str(p.rank): p.beat for p in self.machine.processes if p.rank is not None}
+        number = self.watch.attempt
+        ranks = [p for p in self.machine.processes if p.rank is not None and p.attempt == number]
         with contextlib.suppress(FileNotFoundError):
-            write_json(directory.attempt(self.watch.attempt).beats, beats, durable=False)
+            beats = {str(p.rank): p.beat for p in ranks}
+            write_json(directory.attempt(number).beats, beats, durable=False)
         return view_from_disk(directory)
 
     def find(self) -> Found:
@@ -257,6 +284,30 @@ class History:
         inventory = Inventory((Node(LOCAL, "127.0.0.1", _CPUS, all_of_it),))
         return Found(inventory, withheld=bad, unwell=bad)
 
+    def _enough(self) -> bool:
+        return len(self.lost) <= 1  # there is one more than ranks
+
+    def lose_devices(self, indices: set[int], seconds: float) -> None:
+        """They are not well for so long."""
+        since = self.clock.now
+        self.lost |= indices
+        self.until |= dict.fromkeys(indices, since + seconds)
+        if not self._enough():
+            self.watch.well_since = None
+
+        def back() -> None:
+            self.lost = {one for one in self.lost if self.until[one] > self.clock.now}
+            if self._enough() and self.watch.well_since is None:
+                self.watch.well_since = self.clock.now
+
+        self.clock.after(seconds, back)
+
+    def lose_tmpfs(self) -> None:
+        """All of it."""
+        self.watch.lose_saved()
+        for place in self.tmpfs.iterdir():
+            shutil.rmtree(place)
+
     # -- playing ----------------------------------------------------------------------------
 
     def play(self) -> Ended:
@@ -271,17 +322,24 @@ class History:
         return Ended(
             self.seed, self.watch.state, self.watch.attempt, self.watch.failures, self.deaths,
             tuple(name for _, name in faults), self.clock.now - 10_000,
+            self.watch.resumed_snapshots, self.watch.promoted, self.watch.shrunk, self.watch.grown,
         )  # fmt: skip
 
     def _drawn(self) -> list[tuple[float, str]]:
-        names = self.dice.choices(list(FAULTS), [f.weight for f in FAULTS.values()],
+        weights = {name: fault.weight for name, fault in FAULTS.items()}
+        if self.shrinks:
+            weights["while-it-grows"] *= 5
+        names = self.dice.choices(list(weights), list(weights.values()),
                                   k=self.dice.choice([0, 1, 1, 2, 3, 5, 8]))  # fmt: skip
         lasts = 40 + self.script.steps * self.script.step_seconds
-        return [(self.dice.uniform(0, 2 * lasts), name) for name in names]
+        faults = [(self.dice.uniform(0, 2 * lasts), name) for name in names]
+        first = [(self.dice.uniform(30, 60), "lose-devices")] if self.shrinks else []
+        return first + faults
 
     def _break(self, name: str) -> None:
         if not self.watch.state.terminal:
             self.say(f"    fault {name}")
+            self.watch.disturb()
             FAULTS[name].inject(self)
 
     def _drive(self) -> bool:
@@ -290,7 +348,7 @@ class History:
             raise Endless(f"no end within {BOUND:.0f} s")
         state = self.watch.state
         if state.terminal:
-            if not self.served or not self.resumes or state is JobState.SUCCEEDED:
+            if not self.resumes or state is JobState.SUCCEEDED:
                 return False
             self.resumes -= 1
             self.clock.sleep(10)
@@ -299,7 +357,7 @@ class History:
             self.clock.sleep(self.dice.uniform(1, 60))
             if self.watch.state is JobState.HELD:
                 self.log.record("released", "released by a person", state=JobState.QUEUED)
-        elif state is JobState.QUEUED and len(self.lost) > 1:
+        elif state is JobState.QUEUED and not self._enough():
             self.clock.sleep(5)
         else:
             return self._one_life()
@@ -307,6 +365,7 @@ class History:
 
     def _one_life(self) -> bool:
         """One controller from its start to its end or death."""
+        self.watch.disturb()
         fate = Fate(self.dice.randrange(1, 600) if self._mortal() else None)
         self.log.fate = fate
         outcome: Outcome | None = None
@@ -322,7 +381,7 @@ class History:
         self.log.fate = Fate()
         if outcome is None or node is None:
             return True
-        if outcome is Outcome.DETACHED:
+        if outcome is Outcome.DETACHED and self.watch.state.holds_devices:
             node.detach()
             self.clock.sleep(5)
             return True
@@ -414,9 +473,16 @@ class History:
             (machine.ports == 0, f"{machine.ports} ports are leased"),
             (not self.leases, f"devices are leased: {self.leases}"),
             (self.spool is None or not self.spool.root.exists(), "the spool is there"),
+            (self._given_back(), f"tmpfs holds {[p.name for p in self.tmpfs.iterdir()]}"),
         ):
             if not holds:
                 raise Broken(f"after the end {what}")
+
+    def _given_back(self) -> bool:
+        """What a run that is over has in tmpfs; a killed controller may owe that to the next."""
+        over = self.watch.state in (JobState.SUCCEEDED, JobState.CANCELLED)
+        excused = self.deaths or self.log.was_full or not over
+        return bool(excused) or not list(self.tmpfs.iterdir())
 
 
 class _Nobody:
@@ -429,10 +495,10 @@ class _Nobody:
         """Nobody looks."""
 
 
-def script(dice: random.Random) -> Script:
+def script(dice: random.Random, *, long: bool) -> Script:
     """What the job's script is like."""
     return Script(
-        steps=dice.randrange(5, 40),
+        steps=dice.randrange(50, 100) if long else dice.randrange(5, 40),
         every=dice.randrange(2, 12),
         step_seconds=dice.choice([0.5, 1.0, 3.0]),
         init=dice.choice([0.5, 3.0]),
@@ -441,17 +507,18 @@ def script(dice: random.Random) -> Script:
         save=dice.choice([0.2, 3.0]),
         evaluate_every=dice.choice([0, 0, 7]),
         evaluate=dice.choice([5.0, 200.0]),
-        can_stop=dice.random() < 0.7,
+        can_stop=dice.random() < (0.9 if long else 0.7),
         obeys_term=dice.random() < 0.7,
         proves=dice.random() < 0.7,
         leaves_within=dice.choice([0.1, 2.0, 50.0]),
     )
 
 
-def spec(dice: random.Random, workdir: Path, about: Script) -> JobSpec:
+def spec(dice: random.Random, workdir: Path, about: Script, *, shrinks: bool) -> JobSpec:
     """The job: few restarts, so that budgets come to their ends."""
-    ranks = dice.choice([1, 2, 4])
-    device = dice.choice([DeviceKind.CPU, DeviceKind.CPU, DeviceKind.GPU])
+    device = DeviceKind.GPU if shrinks else dice.choice([DeviceKind.CPU, DeviceKind.GPU])
+    ranks = dice.choice([2, 4, 6] if shrinks else [1, 2, 4])
+    least = 1 if shrinks else dice.choice([n for n in (1, 2, 4) if ranks % n == 0])
     mode = dice.choice([LaunchMode.NONE, LaunchMode.DYNAMIC])
     charged = (
         FailureClass.PROCESS, FailureClass.HANG, FailureClass.NODE, FailureClass.STORAGE,
@@ -464,10 +531,14 @@ def spec(dice: random.Random, workdir: Path, about: Script) -> JobSpec:
         workdir=workdir,
         resources=Resources(device=device, ranks=ranks, ranks_per_node=ranks),
         launch=Launch(mode=mode, start=StartMethod.SPAWN),
-        checkpoint=Checkpoint(every_steps=about.every, keep=dice.randrange(1, 4)),
+        checkpoint=Checkpoint(
+            every_steps=about.every,
+            keep=dice.randrange(1, 4),
+            snapshot_every_steps=dice.choice([None, 1, 2, 5]),
+        ),
         health=Health(heartbeat_timeout=dice.choice([None, None, 20.0])),
         restart=Restart(
-            min_ranks=ranks,
+            min_ranks=least,
             budgets=budgets,
             backoff=Backoff(first=dice.choice([0.0, 1.0]), max=dice.choice([2.0, 60.0])),
             no_progress=dice.randrange(2, 5),

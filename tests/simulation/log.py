@@ -23,6 +23,7 @@ class MemoryLog:
         self._events: list[Event] = []
         self.fate = Fate()
         self.full_until = 0.0
+        self.was_full = False
         self.waits = True
         """Whether a full disk is waited for, as a head does, or is the end, as of a single run."""
 
@@ -38,6 +39,7 @@ class MemoryLog:
         """Record what a controller says."""
         self.fate.moment()
         if self._clock.now < self.full_until:
+            self.was_full = True
             if not self.waits:
                 raise JournalError("no space left on device")
             self._clock.sleep(self.full_until - self._clock.now)

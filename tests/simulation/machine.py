@@ -334,7 +334,7 @@ class Machine:
         """The ranks-to-be of an attempt."""
         self.gang = Gang(
             self.clock, self.dice, self.script, self.directory.checkpoints,
-            spool.stop_request(attempt), len(plan.ranks), self.watch.saved,
+            spool.stop_request(attempt), len(plan.ranks), self.watch,
         )  # fmt: skip
         return self.gang
 

@@ -19,8 +19,10 @@ from typing import Any
 from orchestrator import checkpoints, stop_request
 from orchestrator.heartbeat import PHASES, Heartbeat
 from orchestrator.launch import ProcessPlan
+from orchestrator.layout import read_json
 from orchestrator.rank import EXIT_DONE, EXIT_RETRY
 from tests.simulation.clock import Clock
+from tests.simulation.shots import Shots, shots_of
 
 _NAN = math.nan
 _BLANK: dict[str, Any] = {f.name: _NAN for f in fields(Heartbeat) if f.default is MISSING} | {
@@ -94,18 +96,19 @@ class Gang:
         directory: Path,
         stop_file: Path,
         size: int,
-        saved: Callable[[int], None],
+        watch: Any,
     ) -> None:
-        """`saved` is told of every finished checkpoint."""
+        """`watch` is told of every step, and of whatever is saved."""
         self._clock = clock
         self._dice = dice
         self._script = script
         self._directory = directory
         self._stop_file = stop_file
-        self._saved = saved
+        self._watch = watch
         self._listener: stop_request.Listener | None = None
-        self._waits: Callable[[], None] | None = None
-        self.size = size
+        self._waits: list[Callable[[], None]] = []
+        self._shots: Shots | None = None
+        self.size = self.world_size = size
         self.ranks: dict[int, Process] = {}
         self.done = False
         self.first = 1
@@ -127,9 +130,9 @@ class Gang:
 
     def go_on(self) -> None:
         """A rank that stood still moves again."""
-        waits, self._waits = self._waits, None
-        if waits is not None:
-            self._soon(0.1, waits)
+        waits, self._waits = self._waits, []
+        for action in waits:
+            self._clock.after(0.1 * self._dice.uniform(0.5, 1.5), action)
 
     def _soon(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something together after about `seconds`, if all ranks can; else wait for them."""
@@ -138,18 +141,29 @@ class Gang:
             if all(rank.able for rank in self.ranks.values()):
                 action()
             else:
-                self._waits = action
+                self._waits.append(now)
 
         self._clock.after(seconds * self._dice.uniform(0.5, 1.5), now)
 
+    def when_able(self, rank: int, seconds: float, action: Callable[[], None]) -> None:
+        """Have one rank do something after so long; one that stands still, when it goes on."""
+
+        def now() -> None:
+            if self.ranks[rank].able:
+                action()
+            else:
+                self._waits.append(now)
+
+        self._clock.after(seconds, now)
+
     def _enter(self, phase: str, lasts: float, then: Callable[[], None]) -> Callable[[], None]:
         def enter() -> None:
-            self._phase(phase)
+            self.phase(phase)
             self._soon(lasts, then)
 
         return enter
 
-    def _phase(self, phase: str, *, rank: int | None = None) -> None:
+    def phase(self, phase: str, *, rank: int | None = None) -> None:
         now = self._clock.now
         for process in self.ranks.values() if rank is None else [self.ranks[rank]]:
             entered = list(process.beat["phase_entered"])
@@ -159,15 +173,18 @@ class Gang:
             process.says(phase=phase, phase_at=now, phase_entered=entered, beat_at=now)
 
     def _load(self) -> None:
-        self._phase("load")
-        resume = self.ranks[0].plan.environment["MUSTER_RESUME_FROM"]
+        self.phase("load")
+        environment = self.ranks[0].plan.environment
+        self.world_size = int(environment.get("MUSTER_RANKS") or self.size)
+        resume = environment["MUSTER_RESUME_FROM"]
         if resume and not self._loads(Path(resume)):
             return
         self._soon(self._script.load, self._enter("compile", self._script.compile, self._train))
 
     def _loads(self, path: Path) -> bool:
-        found = [one for one in checkpoints.catalogue(path.parent) if one.path == path]
-        result = checkpoints.verify(found[0]) if found else None
+        stated = read_json(path / checkpoints.MANIFEST)
+        step = stated.get("step", -1) if isinstance(stated, dict) else -1
+        result = checkpoints.verify(checkpoints.Checkpoint(path, step))
         if not isinstance(result, checkpoints.Verified):
             reason = f"checkpoint {path} cannot be loaded: broken"
             self.raises(0, "CheckpointUnusable", reason, checkpoint=str(path))
@@ -194,11 +211,12 @@ class Gang:
         self._clock.after(leaves, lambda: process.end(code=code))
 
     def _train(self) -> None:
-        self._phase("train")
+        self.phase("train")
         if self._script.can_stop:
             self._listener = stop_request.Listener(self._stop_file, answers=True)
             for rank in self.ranks.values():
                 rank.says(stops=True)
+        self._shots = shots_of(self, self._clock, self._dice, self._watch)
         if self.first > self._script.steps:
             return self._end(EXIT_DONE)  # it was saved after its last step, and ended then
         self._soon(self._script.step_seconds, lambda: self._step(self.first))
@@ -212,29 +230,42 @@ class Gang:
             else:
                 news["step_seconds"] = now - max(rank.beat["step_at"], rank.beat["phase_at"])
             rank.says(**news, loss=1.0, beat_at=now)
+        self._watch.stepped(step)
         last = step == script.steps
         leaves = self._listener is not None and self._listener.stops_after(step)
         if last or leaves or step % script.every == 0:
             return self._save(step, EXIT_DONE if last else EXIT_RETRY if leaves else None)
+        if self._shots is not None and self._shots.due(step):
+            return self._shots.take(step, lambda: self._evaluate(step))
+        self._evaluate(step)
+
+    def _evaluate(self, step: int) -> None:
+        script = self._script
         if script.evaluate_every and step % script.evaluate_every == 0:
-            self._phase("evaluate", rank=0)
+            self.phase("evaluate", rank=0)
             return self._soon(script.evaluate, lambda: self._next(step))
         self._next(step)
 
     def _next(self, step: int) -> None:
         if self.ranks[0].beat["phase"] != "train":
-            self._phase("train", rank=0)
-        self._soon(self._script.step_seconds, lambda: self._step(step + 1))
+            self.phase("train", rank=0)
+        self._soon(self._script.step_seconds, lambda: self._begin(step + 1))
+
+    def _begin(self, step: int) -> None:
+        """A step, once what a snapshot after it will write over is not needed any more."""
+        if self._shots is not None and not self._shots.ready(step):
+            return self._soon(0.2, lambda: self._begin(step))
+        self._step(step)
 
     def _save(self, step: int, leaves: int | None) -> None:
         """Rank 0 saves while the others wait in the next step; then all go on, or leave."""
-        self._phase("checkpoint", rank=0)
+        self.phase("checkpoint", rank=0)
         begun = self._directory / f".step-{step:08d}.part"
         begun.mkdir(parents=True, exist_ok=True)
 
         def saved() -> None:
-            write_checkpoint(begun, self._directory, step, self.size)
-            self._saved(step)
+            write_checkpoint(begun, self._directory, step, self.world_size)
+            self._watch.saved(step)
             self.ranks[0].says(checkpoint_step=step)
             if leaves is None:
                 return self._next(step)
