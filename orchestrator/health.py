@@ -22,6 +22,8 @@ _PERCENTILE = 0.99
 _ENOUGH_STEPS = 100
 NOT_DETERMINED = "; which rank is the cause: not determined"
 _LEAVE_GRACE = 60.0
+_AHEAD = 2
+"""Steps by which ranks that wait for each other may seem apart: no look sees all at once."""
 _FAILED_GRACE = 0.5
 
 
@@ -316,17 +318,21 @@ def _silence(view: RankView, seen: Observation, limits: Limits, training: float)
         limit = limits.phases.get(beat.phase, math.inf)
         return _Silence(beat.phase_at, limit, f"in phase {beat.phase} for more than {limit:.0f} s")
     # Whoever waited for a peer that saved or evaluated could make no step meanwhile.
-    together = max(_training_since(peer, beat.step) for peer in seen.ranks)
+    together = max(_waited_until(peer, beat.step) for peer in seen.ranks)
     since = together if math.isnan(beat.step_at) else max(beat.step_at, together)
     return _Silence(since, training, f"no step for {training:.0f} s while training")
 
 
-def _training_since(view: RankView, step: int) -> float:
-    """When a rank that is no further than `step` last began to train; minus infinity: it is."""
-    beat = view.beat
-    if beat is None or beat.phase != "train" or beat.step > step:
+def _waited_until(peer: RankView, step: int) -> float:
+    """Until when a rank at `step` may have waited for a peer; minus infinity: for none.
+
+    A peer that returned to training gives it the time from there. One that has made the next
+    step already shows that the rank took part in that: its own word of it is a moment behind.
+    """
+    beat = peer.beat
+    if beat is None or beat.phase != "train" or beat.step > step + _AHEAD:
         return -math.inf
-    return beat.phase_at
+    return beat.phase_at if beat.step <= step else beat.step_at
 
 
 def _scheduler(seen: Observation) -> list[Suspect]:

@@ -243,7 +243,7 @@ def test_nobody_is_called_hung_by_a_look_that_is_older_than_the_last_word() -> N
     first_out = view(0, beat=replace(done(400.2), step=51, step_at=400.2))
     peer = view(1, beat=training(50, 100.0))
     assert blamed(look(first_out, peer, now=400.0)) is None
-    assert blamed(look(first_out, peer, now=400.3)) == (1, Sign.HANG)
+    assert blamed(look(first_out, peer, now=460.3)) == (1, Sign.HANG)
 
 
 def test_ranks_that_have_left_are_not_hung() -> None:
@@ -360,6 +360,16 @@ def test_who_waited_for_a_busy_peer_is_not_late_when_it_returns() -> None:
     assert blamed(look(waiting, view(1, beat=back), now=3061.0)) == (None, Sign.HANG)
     stepped = view(1, beat=training(60, 3001.0, phase_at=3000.0))
     assert blamed(look(waiting, stepped, now=3002.0)) == (0, Sign.HANG)
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_who_is_a_moment_behind_a_peer_that_was_busy_is_not_late(ahead: int) -> None:
+    """The first step after a long evaluation is told by one rank before the other's is seen."""
+    behind = view(0, beat=training(50, 10.0))
+    stepped = view(1, beat=training(50 + ahead, 3001.0, phase_at=3000.0))
+    assert blamed(look(behind, stepped, now=3001.1)) is None
+    assert blamed(look(behind, stepped, now=3060.9)) is None
+    assert blamed(look(behind, stepped, now=3061.1)) == (0, Sign.HANG)
 
 
 def test_old_steps_do_not_count_for_ever() -> None:
