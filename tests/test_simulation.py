@@ -278,7 +278,7 @@ MISTAKES: dict[str, Planted] = {
     "to full size too early": (devices.Devices, "could_have_all", always, "that are not there"),
     "growth is charged": (ledger, "_growing", charged, "restarts left by the record"),
     "smaller without need": (devices.Devices, "allocate", half, "though all devices are well"),
-    "silence while a peer is busy": (health, "_training_since", alone, "blamed as hang"),
+    "silence while a peer is busy": (health, "_waited_until", alone, "blamed as hang"),
 }
 """By what is wrong: where it is planted, how, and what is then said to be broken."""
 
